@@ -1,0 +1,211 @@
+//! Time as a parameter. Nothing else in this crate reads the time, so that a test and a replayed log
+//! run the very code that production runs.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point in time: nanoseconds since the Unix epoch, never running backwards within one [`Clock`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The Unix epoch.
+    pub const ZERO: Self = Self(0);
+
+    /// A point in time from nanoseconds since the Unix epoch.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// A point in time from whole seconds since the Unix epoch.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000_000))
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000_000
+    }
+
+    /// Seconds since the Unix epoch, with their fraction.
+    #[must_use]
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+
+    /// The time from `earlier` to here; zero where `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Self::ZERO + time.duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Where the time comes from. The request path asks twice per request: at its head and at its end.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now. Must not run backwards.
+    fn now(&self) -> Timestamp;
+}
+
+/// The clock of production: the wall clock at its creation, carried on by the monotonic clock, so that a
+/// correction of the wall clock never bends a duration.
+#[derive(Clone, Debug)]
+pub struct MonotonicClock {
+    origin: Instant,
+    wall: Timestamp,
+}
+
+impl MonotonicClock {
+    /// A clock that starts at the wall clock's time.
+    #[must_use]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the time"
+    )]
+    pub fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            wall: Timestamp::from(SystemTime::now()),
+        }
+    }
+}
+
+impl Default for MonotonicClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for MonotonicClock {
+    #[inline]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the time"
+    )]
+    fn now(&self) -> Timestamp {
+        self.wall + Instant::now().duration_since(self.origin)
+    }
+}
+
+/// A clock that stands still until it is moved. Clones show the same time.
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock(Arc<std::sync::atomic::AtomicU64>);
+
+#[cfg(any(test, feature = "test-util"))]
+impl ManualClock {
+    /// A clock that shows `start`.
+    #[must_use]
+    pub fn at(start: Timestamp) -> Self {
+        Self(Arc::new(start.as_nanos().into()))
+    }
+
+    /// Moves the clock forward and returns the new time.
+    pub fn advance(&self, by: Duration) -> Timestamp {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.0.fetch_add(by, std::sync::atomic::Ordering::AcqRel);
+        Timestamp::from_nanos(before.saturating_add(by))
+    }
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.0.load(std::sync::atomic::Ordering::Acquire))
+    }
+}
+
+/// The clock that a pipeline holds: production's without a virtual call, any other behind one.
+#[derive(Clone)]
+pub(crate) enum Ticker {
+    Monotonic(MonotonicClock),
+    Other(Arc<dyn Clock>),
+}
+
+impl Ticker {
+    #[inline]
+    pub(crate) fn now(&self) -> Timestamp {
+        match self {
+            Self::Monotonic(clock) => clock.now(),
+            Self::Other(clock) => clock.now(),
+        }
+    }
+}
+
+impl fmt::Debug for Ticker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Monotonic(_) => "MonotonicClock",
+            Self::Other(_) => "Clock",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manual_clock_moves_only_when_told_and_clones_agree() {
+        let clock = ManualClock::at(Timestamp::from_secs(100));
+        let twin = clock.clone();
+        assert_eq!(clock.now(), twin.now());
+        assert_eq!(clock.advance(Duration::from_millis(1500)), twin.now());
+        assert_eq!(
+            twin.now().since(Timestamp::from_secs(100)),
+            Duration::from_millis(1500)
+        );
+    }
+
+    #[test]
+    fn time_that_runs_backwards_is_no_time() {
+        let (early, late) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(Timestamp::ZERO - Duration::from_secs(1), Timestamp::ZERO);
+    }
+
+    #[test]
+    fn monotonic_clock_shows_wall_time() {
+        let clock = MonotonicClock::new();
+        assert!(clock.now() >= Timestamp::from_secs(1_600_000_000));
+        assert!(clock.now() <= clock.now());
+    }
+}
