@@ -1,0 +1,61 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+
+use super::body::ResponseBody;
+use super::future::ResponseFuture;
+use crate::pipeline::{Admitted, Unwinding};
+use crate::upkeep::Upkeep;
+
+/// The service of [`CallerLayer`](super::CallerLayer). Errors are the inner service's own, readiness is forwarded
+/// untouched, and the inner service need not be `Clone`.
+#[derive(Clone, Debug)]
+pub struct CallerService<S> {
+    inner: S,
+    upkeep: Arc<Upkeep>,
+}
+
+impl<S> CallerService<S> {
+    pub(super) fn new(inner: S, upkeep: Arc<Upkeep>) -> Self {
+        Self { inner, upkeep }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CallerService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let (mut ticket, echo) = match self.upkeep.core.admit(&mut request) {
+            None => (None, None),
+            Some(Admitted { ticket, caller }) => (
+                Some(ticket),
+                self.upkeep
+                    .core
+                    .response_header
+                    .clone()
+                    .map(|header| (header, caller)),
+            ),
+        };
+        let inner = Unwinding::guard(&mut ticket, || self.inner.call(request));
+        ResponseFuture::new(inner, ticket, echo)
+    }
+}

@@ -1,0 +1,228 @@
+//! The order of the stages, written once and without tower: identify, then the inner service, then classify, then
+//! record. A replayed log goes the same way as a request.
+
+mod exempt;
+mod grpc_routes;
+mod late;
+mod ticket;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{HeaderName, Request, header};
+
+pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
+use self::grpc_routes::GrpcRoutes;
+pub use self::late::CallerSlot;
+pub(crate) use self::ticket::{Ticket, Unwinding};
+use crate::caller::{Caller, EXEMPT, INVALID, Provenance, Source, UNKNOWN};
+use crate::classify::{Classify, declared_length};
+use crate::clock::{Ticker, Timestamp};
+use crate::identify::{Head, Identify, Identity};
+use crate::record::route::RouteRef;
+use crate::record::sample::trace_id;
+use crate::registry::entry::Trust;
+use crate::registry::faces::Face;
+use crate::registry::{Place, Registry, Who};
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Names the route of a request, for stacks other than axum.
+pub(crate) type RouteFn = dyn for<'h> Fn(&'h Head<'_>) -> Option<&'h str> + Send + Sync;
+
+/// What every clone of the layer and of the handle shares.
+pub(crate) struct Core {
+    pub(crate) registry: Registry,
+    pub(crate) ticker: Ticker,
+    pub(crate) sources: Box<[Box<dyn Identify>]>,
+    pub(crate) exempt: Exempt,
+    pub(crate) route: Option<Box<RouteFn>>,
+    pub(crate) late_identity: bool,
+    pub(crate) response_header: Option<HeaderName>,
+    pub(crate) peer: Option<Box<dyn Fn(&http::Extensions) -> Option<IpAddr> + Send + Sync>>,
+    grpc_routes: GrpcRoutes,
+    hook_panicked: AtomicBool,
+}
+
+/// A request that has been let in.
+pub(crate) struct Admitted {
+    pub(crate) ticket: Ticket,
+    pub(crate) caller: Caller,
+}
+
+impl Core {
+    pub(crate) fn new(
+        registry: Registry,
+        ticker: Ticker,
+        sources: Box<[Box<dyn Identify>]>,
+        exempt: Exempt,
+    ) -> Self {
+        Self {
+            registry,
+            ticker,
+            sources,
+            exempt,
+            route: None,
+            late_identity: false,
+            response_header: None,
+            peer: None,
+            grpc_routes: GrpcRoutes::default(),
+            hook_panicked: AtomicBool::new(false),
+        }
+    }
+
+    /// Attributes a request, opens its account, and puts the caller into its extensions. `None` where an outer
+    /// layer of the same [`Callers`](crate::Callers) has done so already.
+    #[inline]
+    pub(crate) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Option<Admitted> {
+        if ticket::attributed(request.extensions(), self.registry.id()) {
+            return None;
+        }
+        let now = self.ticker.now();
+        let head = Head::new(request, self.registry.roster(), now);
+        let classify = Classify::new(head.method(), head.headers());
+        let (route, learn) = self.route_of(&head, classify);
+        let place = self.place(&head, route, now);
+        let length = declared_length(head.headers()).unwrap_or(0);
+        let trace_id = head
+            .headers()
+            .get(&TRACEPARENT)
+            .map_or(0, |value| trace_id(value.as_bytes()));
+        let Place {
+            lane,
+            tracked,
+            caller,
+        } = place;
+        let place = Place {
+            lane,
+            tracked,
+            caller: caller.clone(),
+        };
+        let mut ticket = Ticket::open(place, now, classify, length, trace_id);
+        if learn {
+            ticket.learn_route(request.uri().path(), Arc::clone(self));
+        }
+        if self.late_identity {
+            let slot = ticket.await_identity(Arc::clone(self));
+            request.extensions_mut().insert(slot);
+        }
+        request.extensions_mut().insert(caller.clone());
+        crate::span::record_caller(caller.name());
+        Some(Admitted { ticket, caller })
+    }
+
+    /// The route, and whether it is a gRPC method that is not known yet.
+    #[inline]
+    fn route_of<'h>(&self, head: &'h Head<'_>, classify: Classify) -> (RouteRef<'h>, bool) {
+        if let Some(name) = &self.route {
+            if let Some(template) = self.hook(|| name(head)).flatten() {
+                return (RouteRef::new(head.method(), template), false);
+            }
+        }
+        #[cfg(feature = "axum")]
+        if let Some(matched) = head.extensions().get::<axum::extract::MatchedPath>() {
+            return (RouteRef::new(head.method(), matched.as_str()), false);
+        }
+        if classify.is_grpc() {
+            let path = head.uri().path();
+            if self.grpc_routes.knows(path) {
+                return (RouteRef::new(head.method(), path), false);
+            }
+            return (RouteRef::UNMATCHED, true);
+        }
+        (RouteRef::UNMATCHED, false)
+    }
+
+    #[inline]
+    fn place(&self, head: &Head<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+        let ours = |name, source| Who {
+            trust: Trust::Ours,
+            name,
+            provenance: Provenance::Unknown,
+            source,
+        };
+        if self.exempt.matches(head.uri().path()) {
+            return self.registry.place(&ours(EXEMPT, Source::None), route, now);
+        }
+        let identity = self.identify(head);
+        let who = match &identity {
+            Some(identity) if identity.is_named() => Who {
+                trust: match identity.provenance() {
+                    Provenance::Verified => Trust::Verified,
+                    _ => Trust::Weaker,
+                },
+                name: identity.name(),
+                provenance: identity.provenance(),
+                source: identity.source(),
+            },
+            Some(identity) if identity.is_invalid() => ours(INVALID, Source::Invalid),
+            Some(identity) => {
+                self.count_face(head);
+                ours(UNKNOWN, identity.source())
+            }
+            None => {
+                self.count_face(head);
+                ours(UNKNOWN, Source::None)
+            }
+        };
+        self.registry.place(&who, route, now)
+    }
+
+    #[inline]
+    fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
+        self.sources
+            .iter()
+            .find_map(|source| self.hook(|| source.identify(head)).flatten())
+    }
+
+    /// Calls code of the user's. A panic in it is said once, and the request goes on without an answer: an
+    /// identity that fails never fails the request.
+    #[inline]
+    fn hook<T>(&self, f: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(f))
+            .inspect_err(|_| {
+                if !self.hook_panicked.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        "callerid: a closure that identifies callers or names routes panicked; \
+                         such requests count as __unknown__ or unmatched (said once)"
+                    );
+                }
+            })
+            .ok()
+    }
+
+    /// What a request without identity looks like: its peer, its agent, and the name that a weaker source would
+    /// have given it.
+    #[cold]
+    fn count_face(&self, head: &Head<'_>) {
+        let agent = head
+            .headers()
+            .get(header::USER_AGENT)
+            .and_then(|agent| agent.to_str().ok());
+        let peer = self
+            .peer
+            .as_ref()
+            .and_then(|peer| self.hook(|| peer(head.extensions())).flatten());
+        let claimed = self
+            .sources
+            .iter()
+            .filter_map(|source| self.hook(|| source.identify(head)).flatten());
+        let claimed = claimed.into_iter().find(Identity::is_named);
+        self.registry.faces.count(Face {
+            peer,
+            agent: agent.map(crate::record::sample::short),
+            claimed: claimed.as_ref().map(Identity::name),
+        });
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,274 @@
+//! One request's open account. It is opened once and finished once, through whichever door the request leaves;
+//! the last door is `Drop`, which says that the caller went away.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::late::{CallerSlot, Moved};
+use super::{Core, grpc_routes};
+use crate::caller::Caller;
+use crate::classify::{Classify, ClassifyEos, ClassifyResponse, Verdict, declared_length};
+use crate::clock::Timestamp;
+use crate::outcome::{Class, ErrorDetail};
+use crate::record::lane::{Lane, Settlement};
+use crate::record::route::RouteRef;
+use crate::record::sample::{FailedRequest, short};
+use crate::registry::Place;
+use crate::registry::entry::Entry;
+
+/// An open request: counted as started, not yet as ended.
+///
+/// Dropping it counts the request as cancelled.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    place: Booked,
+    begun: Timestamp,
+    stage: Stage,
+    request_bytes: u64,
+    response_bytes: u64,
+    /// How much of the declared length of the response is still to come.
+    expected: Option<u64>,
+    status: Option<StatusCode>,
+    trace_id: u128,
+    rare: Option<Box<Rare>>,
+    settled: bool,
+}
+
+/// Where the request is counted.
+#[derive(Debug)]
+struct Booked {
+    lane: Arc<Lane>,
+    tracked: Option<Arc<Entry>>,
+}
+
+/// What few requests need.
+#[derive(Debug, Default)]
+struct Rare {
+    /// The path of a gRPC method that is not known yet, and who learns it.
+    unlearnt: Option<(Box<str>, Arc<Core>)>,
+    detail: Option<ErrorDetail>,
+    slot: Option<CallerSlot>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Request(Classify),
+    Response(ClassifyEos),
+    Over,
+}
+
+impl Ticket {
+    #[inline]
+    pub(super) fn open(
+        place: Place,
+        begun: Timestamp,
+        classify: Classify,
+        request_bytes: u64,
+        trace_id: u128,
+    ) -> Self {
+        place.lane.start();
+        Self {
+            place: Booked {
+                lane: place.lane,
+                tracked: place.tracked,
+            },
+            begun,
+            stage: Stage::Request(classify),
+            request_bytes,
+            response_bytes: 0,
+            expected: None,
+            status: None,
+            trace_id,
+            rare: None,
+            settled: false,
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The route will be known by the answer: a gRPC method that nobody has called before.
+    pub(super) fn learn_route(&mut self, path: &str, core: Arc<Core>) {
+        if path.len() <= grpc_routes::LONGEST {
+            self.rare().unlearnt = Some((path.into(), core));
+        }
+    }
+
+    /// The service may say later who the caller is.
+    pub(super) fn await_identity(&mut self, core: Arc<Core>) -> CallerSlot {
+        let slot = CallerSlot::open(
+            core,
+            Arc::clone(&self.place.lane),
+            self.place.tracked.clone(),
+        );
+        self.rare().slot = Some(slot.clone());
+        slot
+    }
+
+    /// The head of the response is there. Returns the ticket while there is a body whose end counts.
+    #[inline]
+    pub(crate) fn response(
+        mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        detail: Option<&ErrorDetail>,
+    ) -> Option<Self> {
+        let Stage::Request(classify) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            return Some(self);
+        };
+        self.settle_identity();
+        self.status = Some(status);
+        if let Some(detail) = detail {
+            self.rare().detail = Some(detail.clone());
+        }
+        let now = self.place.lane.ticker.now();
+        self.place.lane.first_byte(now.since(self.begun));
+        match classify.response(status, headers, detail) {
+            ClassifyResponse::Ended(verdict) => {
+                self.settle(verdict, now);
+                None
+            }
+            ClassifyResponse::Body(eos) => {
+                if !eos.awaits_trailers() {
+                    self.expected = declared_length(headers);
+                    if self.expected == Some(0) {
+                        self.settle(eos.end(None), now);
+                        return None;
+                    }
+                }
+                self.stage = Stage::Response(eos);
+                Some(self)
+            }
+        }
+    }
+
+    /// A frame of data has passed. Says whether it was the last, as far as the declared length goes.
+    #[inline]
+    pub(crate) fn data(&mut self, bytes: usize) -> bool {
+        self.response_bytes += bytes as u64;
+        match &mut self.expected {
+            None => false,
+            Some(expected) => {
+                *expected = expected.saturating_sub(bytes as u64);
+                *expected == 0
+            }
+        }
+    }
+
+    /// The body has ended.
+    #[inline]
+    pub(crate) fn end(mut self, trailers: Option<&HeaderMap>) {
+        if let Stage::Response(eos) = std::mem::replace(&mut self.stage, Stage::Over) {
+            let now = self.place.lane.ticker.now();
+            self.settle(eos.end(trailers), now);
+        }
+    }
+
+    /// The inner service returned an error or panicked, or the body did.
+    pub(crate) fn fail(mut self) {
+        let now = self.place.lane.ticker.now();
+        self.settle(Verdict::of(Class::Failed), now);
+    }
+
+    /// Takes over the place that a late identity has found.
+    fn settle_identity(&mut self) {
+        let moved = self
+            .rare
+            .as_ref()
+            .and_then(|rare| rare.slot.as_ref())
+            .and_then(CallerSlot::close);
+        if let Some(Moved { lane, tracked }) = moved {
+            self.place = Booked { lane, tracked };
+        }
+    }
+
+    /// Counts the end of the request: the one place where that happens.
+    fn settle(&mut self, verdict: Verdict, now: Timestamp) {
+        let class = verdict.class;
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        self.settle_identity();
+        let rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        if let Some((path, core)) = &rare.unlearnt {
+            if verdict.method_exists && core.grpc_routes.learn(path) {
+                self.reroute(path, core);
+            }
+        }
+        let lane = &self.place.lane;
+        let took = now.since(self.begun);
+        lane.settle(Settlement {
+            class,
+            took,
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+        });
+        if let Some(entry) = &self.place.tracked {
+            entry.settle(class);
+        }
+        if let Some(detail) = &rare.detail {
+            lane.row.count_detail(class, detail);
+        }
+        if class != Class::Ok {
+            let (status, trace_id) = (self.status.map(|status| status.as_u16()), self.trace_id);
+            lane.row.failed(|| FailedRequest {
+                at: now,
+                route: Arc::clone(&lane.route),
+                status,
+                class,
+                code: rare
+                    .detail
+                    .as_ref()
+                    .map(|detail| short(&detail.code).into()),
+                trace_id,
+            });
+        }
+    }
+
+    /// Counts the end under a route that is only known now. The start stays where it was: routes count ends.
+    fn reroute(&mut self, path: &str, core: &Core) {
+        let route = RouteRef::new(&http::Method::POST, path);
+        self.place.lane = core.registry.reroute(&self.place.lane, route);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            let now = self.place.lane.ticker.now();
+            self.settle(Verdict::of(Class::Cancelled), now);
+        }
+    }
+}
+
+/// Ends a request as failed when the code that it guards unwinds.
+pub(crate) struct Unwinding<'a>(&'a mut Option<Ticket>);
+
+impl<'a> Unwinding<'a> {
+    /// Guards what comes next with the open account, if there is one.
+    #[inline]
+    pub(crate) fn guard<T>(ticket: &'a mut Option<Ticket>, f: impl FnOnce() -> T) -> T {
+        let guard = Self(ticket);
+        let done = f();
+        std::mem::forget(guard);
+        done
+    }
+}
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.fail();
+        }
+    }
+}
+
+/// Whether a layer of the same table has attributed the request already.
+#[inline]
+pub(super) fn attributed(extensions: &http::Extensions, by: u64) -> bool {
+    extensions
+        .get::<Caller>()
+        .is_some_and(|caller| caller.attributed_by() == by)
+}

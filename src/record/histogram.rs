@@ -1,0 +1,321 @@
+//! Latency histograms: cells that one thread writes and a flush reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds, in seconds, of the buckets of `callerid_request_duration_seconds` and
+/// `callerid_time_to_first_byte_seconds`. OpenTelemetry's for HTTP servers, with two below them.
+///
+/// Pass them to the exporter, or it keeps a summary of 123 KB for every series:
+///
+/// ```
+/// # use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let recorder = PrometheusBuilder::new()
+///     .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &callerid::LATENCY_BUCKETS)?
+///     .build_recorder();
+/// # Ok(()) }
+/// ```
+pub const LATENCY_BUCKETS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Upper bounds in microseconds, inclusive. Contains every bound of [`LATENCY_BUCKETS`], so that what is exported
+/// is exact, and some between them, so that a quantile is close.
+const BOUNDS_US: [u64; 32] = [
+    100, 250, 500, 750, 1_000, 1_500, 2_500, 3_500, 5_000, 7_500, 10_000, 15_000, 25_000, 35_000,
+    50_000, 75_000, 100_000, 150_000, 250_000, 350_000, 500_000, 750_000, 1_000_000, 1_500_000,
+    2_500_000, 3_500_000, 5_000_000, 7_500_000, 10_000_000, 15_000_000, 30_000_000, 60_000_000,
+];
+
+pub(crate) const BUCKETS: usize = BOUNDS_US.len() + 1;
+
+/// Adds to a cell. A cell that only this thread writes needs no locked instruction.
+#[inline]
+pub(crate) fn add(cell: &AtomicU64, by: u64, own: bool) {
+    if own {
+        cell.store(
+            cell.load(Ordering::Relaxed).wrapping_add(by),
+            Ordering::Release,
+        );
+    } else {
+        cell.fetch_add(by, Ordering::Release);
+    }
+}
+
+/// A histogram that is written on the request path.
+#[derive(Debug)]
+pub(crate) struct HistogramCells {
+    /// Requests; written last, so that a reader who sees it sees the rest.
+    count: AtomicU64,
+    sum_nanos: AtomicU64,
+    buckets: [AtomicU64; BUCKETS],
+}
+
+impl Default for HistogramCells {
+    fn default() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            sum_nanos: AtomicU64::new(0),
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+#[inline]
+fn bucket_of(nanos: u64) -> usize {
+    BOUNDS_US.partition_point(|bound| bound * 1_000 < nanos)
+}
+
+impl HistogramCells {
+    #[inline]
+    pub(crate) fn record(&self, took: Duration, own: bool) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
+            add(bucket, 1, own);
+        }
+        add(&self.sum_nanos, nanos, own);
+        add(&self.count, 1, own);
+    }
+
+    #[inline]
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Adds what is here to `total`.
+    pub(crate) fn read_into(&self, total: &mut Histogram) {
+        for (sum, cell) in total.buckets.iter_mut().zip(&self.buckets) {
+            *sum = sum.wrapping_add(cell.load(Ordering::Acquire));
+        }
+        total.sum_nanos = total
+            .sum_nanos
+            .wrapping_add(self.sum_nanos.load(Ordering::Acquire));
+    }
+
+    /// Adds what `other` holds. For cells whose writer is gone.
+    pub(crate) fn absorb(&self, other: &Self) {
+        for (cell, theirs) in self.buckets.iter().zip(&other.buckets) {
+            add(cell, theirs.load(Ordering::Acquire), false);
+        }
+        add(
+            &self.sum_nanos,
+            other.sum_nanos.load(Ordering::Acquire),
+            false,
+        );
+        add(&self.count, other.count(), false);
+    }
+}
+
+/// A histogram that has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Histogram {
+    buckets: [u64; BUCKETS],
+    sum_nanos: u64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            buckets: [0; BUCKETS],
+            sum_nanos: 0,
+        }
+    }
+}
+
+impl Histogram {
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// What has come since `earlier`, a reading of the same cells.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut delta = self.clone();
+        for (now, then) in delta.buckets.iter_mut().zip(&earlier.buckets) {
+            *now = now.wrapping_sub(*then);
+        }
+        delta.sum_nanos = self.sum_nanos.wrapping_sub(earlier.sum_nanos);
+        delta
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine += theirs;
+        }
+        self.sum_nanos = self.sum_nanos.wrapping_add(other.sum_nanos);
+    }
+
+    /// Hands at most `limit` samples to `sink` as (seconds, how many) and returns what was handed over.
+    ///
+    /// Every sample stays in its bucket, and the values add up to the true sum: with all buckets' samples at
+    /// the same fraction of their bucket, there is one fraction that gives it.
+    pub(crate) fn drain(&self, limit: u64, mut sink: impl FnMut(f64, u64)) -> Self {
+        let mut handed = Self::default();
+        let count = self.count();
+        if count == 0 {
+            return handed;
+        }
+        let mut room = limit;
+        let fraction = self.fraction();
+        let last = BUCKETS - 1;
+        let mut rest = self.sum_nanos as f64 / 1e9;
+        for (index, &samples) in self.buckets.iter().enumerate() {
+            let samples = samples.min(room);
+            if samples == 0 {
+                continue;
+            }
+            room -= samples;
+            let (lower, upper) = bounds(index);
+            let value = if index == last {
+                (rest / samples as f64).max(upper)
+            } else {
+                (lower + fraction * (upper - lower)).min(upper)
+            };
+            rest -= value * samples as f64;
+            sink(value, samples);
+            handed.buckets[index] = samples;
+        }
+        // Where the limit cut, the sum is split alike; what is left keeps a sum that fits it.
+        let done = handed.count();
+        handed.sum_nanos = if done == count {
+            self.sum_nanos
+        } else {
+            (self.sum_nanos as f64 * (done as f64 / count as f64)) as u64
+        };
+        handed
+    }
+
+    fn fraction(&self) -> f64 {
+        let (mut lowest, mut width) = (0.0, 0.0);
+        for (index, &samples) in self.buckets.iter().enumerate().take(BUCKETS - 1) {
+            let (lower, upper) = bounds(index);
+            lowest += lower * samples as f64;
+            width += (upper - lower) * samples as f64;
+        }
+        if width == 0.0 || self.buckets[BUCKETS - 1] > 0 {
+            return 0.5;
+        }
+        // A value at the lower bound would count one bucket lower.
+        ((self.sum_nanos as f64 / 1e9 - lowest) / width).clamp(1e-3, 1.0)
+    }
+
+    /// The time, in seconds, below which the share `q` of the samples lies; interpolated within a bucket.
+    /// `None` where there is no sample.
+    pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * count as f64;
+        let mut below = 0.0;
+        for (index, &samples) in self.buckets.iter().enumerate() {
+            let samples = samples as f64;
+            if samples > 0.0 && below + samples >= rank {
+                let (lower, upper) = bounds(index);
+                return Some(lower + (upper - lower) * ((rank - below) / samples).clamp(0.0, 1.0));
+            }
+            below += samples;
+        }
+        None
+    }
+}
+
+/// The bounds of a bucket in seconds; the last one has no upper bound, so its lower one stands for both.
+fn bounds(index: usize) -> (f64, f64) {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let lower = index
+        .checked_sub(1)
+        .and_then(|below| BOUNDS_US.get(below))
+        .copied()
+        .map_or(0.0, seconds);
+    (lower, BOUNDS_US.get(index).copied().map_or(lower, seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(cells: &HistogramCells) -> Histogram {
+        let mut total = Histogram::default();
+        cells.read_into(&mut total);
+        total
+    }
+
+    #[test]
+    fn own_buckets_contain_the_exported_ones() {
+        for bound in LATENCY_BUCKETS {
+            assert!(BOUNDS_US.contains(&((bound * 1e6) as u64)), "{bound}");
+        }
+        assert!(BOUNDS_US.is_sorted());
+    }
+
+    #[test]
+    fn what_is_drained_falls_into_the_same_exported_bucket_and_adds_up() {
+        let cells = HistogramCells::default();
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut exact = [0; LATENCY_BUCKETS.len() + 1];
+        let mut sum = 0.0;
+        let place = |seconds: f64| LATENCY_BUCKETS.partition_point(|bound| *bound < seconds);
+        for index in 0..10_000 {
+            // Bounds themselves are in: an observation on a bound belongs to the bucket below it.
+            let nanos = if index % 10 == 0 {
+                5_000_000
+            } else {
+                (10f64.powf(random.f64() * 5.5 + 4.5)) as u64
+            };
+            cells.record(Duration::from_nanos(nanos), index % 2 == 0);
+            exact[place(nanos as f64 / 1e9)] += 1;
+            sum += nanos as f64 / 1e9;
+        }
+        let mut drained = [0; LATENCY_BUCKETS.len() + 1];
+        let mut drained_sum = 0.0;
+        let handed = read(&cells).drain(u64::MAX, |value, samples| {
+            drained[place(value)] += samples;
+            drained_sum += value * samples as f64;
+        });
+        assert_eq!(drained, exact);
+        assert!(
+            (drained_sum / sum - 1.0).abs() < 1e-6,
+            "{drained_sum} {sum}"
+        );
+        assert_eq!(handed, read(&cells));
+    }
+
+    #[test]
+    fn a_limit_leaves_the_rest_for_later() {
+        let cells = HistogramCells::default();
+        for millis in 1..=100 {
+            cells.record(Duration::from_millis(millis), true);
+        }
+        let total = read(&cells);
+        let first = total.drain(30, |_, _| {});
+        assert_eq!(first.count(), 30);
+        let second = total.since(&first).drain(u64::MAX, |_, _| {});
+        assert_eq!(second.count(), 70);
+        assert_eq!(first.sum_nanos + second.sum_nanos, total.sum_nanos);
+    }
+
+    #[test]
+    fn quantiles_are_close() {
+        let cells = HistogramCells::default();
+        for millis in 1..=1_000 {
+            cells.record(Duration::from_millis(millis), true);
+        }
+        let total = read(&cells);
+        for q in [0.1, 0.5, 0.9, 0.99] {
+            let found = total.quantile(q).unwrap();
+            assert!((found / q - 1.0).abs() < 0.15, "{q}: {found}");
+        }
+        assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn an_endless_request_has_a_bucket() {
+        let cells = HistogramCells::default();
+        cells.record(Duration::from_secs(600), true);
+        let mut seen = Vec::new();
+        read(&cells).drain(u64::MAX, |value, samples| seen.push((value, samples)));
+        assert_eq!(seen, [(600.0, 1)]);
+        assert_eq!(read(&cells).quantile(0.5), Some(60.0));
+    }
+}

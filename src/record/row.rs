@@ -1,0 +1,389 @@
+//! Everything that is recorded of one caller who has a row of its own, or of those who share one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::bounded::Bounded;
+use super::handles::RowHandles;
+use super::histogram::Histogram;
+use super::lane::{Lane, SHARED};
+use super::route::{Route, RouteRef};
+use super::sample::{DETAILS, Detail, FailedRequest, Samples};
+use super::window::Series;
+use crate::caller::{Provenance, Source};
+use crate::clock::{Ticker, Timestamp};
+use crate::outcome::{Class, ErrorDetail};
+
+/// Counts of a row since its beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) started: u64,
+    pub(crate) by_class: [u64; Class::COUNT],
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+}
+
+impl Totals {
+    pub(crate) fn ended(&self) -> u64 {
+        self.by_class.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.started += other.started;
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+        for (sum, count) in self.by_class.iter_mut().zip(other.by_class) {
+            *sum += count;
+        }
+    }
+
+    /// Never negative: what ended is read before what started.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.started.saturating_sub(self.ended())
+    }
+}
+
+/// A row of the export: the counters of one metric label `caller`.
+pub(crate) struct Row {
+    /// The value of the metric label `caller`.
+    pub(crate) label: Box<str>,
+    lanes: RwLock<Vec<Arc<Lane>>>,
+    details: Mutex<Bounded<Detail>>,
+    samples: Mutex<Samples>,
+    series: Mutex<Series>,
+    handles: Mutex<RowHandles>,
+}
+
+/// Takes a lock whether or not a thread panicked with it: the counts behind it are whole at any time.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Row {
+    pub(crate) fn new(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            lanes: RwLock::default(),
+            details: Mutex::new(Bounded::new(DETAILS)),
+            samples: Mutex::default(),
+            series: Mutex::default(),
+            handles: Mutex::new(RowHandles::new(label)),
+        }
+    }
+
+    /// The lane for requests of this row on `route` from `source`: the one that `owner` writes, if it has one,
+    /// or else the one that all may write. `None` where there is none yet.
+    pub(crate) fn lane(
+        &self,
+        route: RouteRef<'_>,
+        source: Source,
+        provenance: Provenance,
+        owner: u32,
+    ) -> Option<Arc<Lane>> {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        find(&lanes, route, source, provenance, owner)
+    }
+
+    /// Makes the lane that all may write, unless there is one. `admit` says whether there is room for one more
+    /// pair of caller and route; where there is not, the pair with route `__other__` takes the request.
+    pub(crate) fn add_lane(
+        self: &Arc<Self>,
+        route: RouteRef<'_>,
+        source: Source,
+        provenance: Provenance,
+        ticker: &Ticker,
+        admit: impl FnOnce() -> bool,
+    ) -> Arc<Lane> {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = find(&lanes, route, source, provenance, SHARED) {
+            return lane;
+        }
+        let is_special = route == RouteRef::OTHER || route == RouteRef::UNMATCHED;
+        let same = lanes
+            .iter()
+            .find(|lane| lane.route.is(route))
+            .map(|lane| Arc::clone(&lane.route));
+        let kept = match same {
+            Some(kept) => kept,
+            None if is_special || admit() => Arc::new(Route::from(route)),
+            None => {
+                if let Some(lane) = find(&lanes, RouteRef::OTHER, source, provenance, SHARED) {
+                    return lane;
+                }
+                lanes
+                    .iter()
+                    .find(|lane| lane.route.is(RouteRef::OTHER))
+                    .map_or_else(
+                        || Arc::new(Route::from(RouteRef::OTHER)),
+                        |lane| Arc::clone(&lane.route),
+                    )
+            }
+        };
+        let lane = Arc::new(Lane::shared(
+            Arc::clone(self),
+            kept,
+            source,
+            provenance,
+            ticker.clone(),
+        ));
+        lanes.push(Arc::clone(&lane));
+        lane
+    }
+
+    /// A lane beside `shared` that thread `owner` alone writes; for callers who are hot on that thread.
+    pub(crate) fn own_lane(&self, shared: &Arc<Lane>, owner: u32) -> Arc<Lane> {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let (route, source, provenance) =
+            (shared.route.borrowed(), shared.source, shared.provenance);
+        let found =
+            find(&lanes, route, source, provenance, owner).filter(|lane| lane.owner() == owner);
+        found.unwrap_or_else(|| {
+            let lane = Arc::new(Lane::owned(shared, owner));
+            lanes.push(Arc::clone(&lane));
+            lane
+        })
+    }
+
+    /// Folds lanes that no thread and no open request holds any more into the ones that all may write.
+    pub(crate) fn fold_lanes(&self) {
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the write lock nobody can take a lane from this list, so a count of one stays one.
+        lanes.retain(|lane| match lane.unowned() {
+            Some(shared) if Arc::strong_count(lane) == 1 => {
+                shared.absorb(lane);
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// Whether only the row itself holds its lanes, so that nothing can be counted here any more.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        lanes
+            .iter()
+            .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1)
+    }
+
+    /// Breaks the circle of row and lanes, once nothing is counted here any more.
+    pub(crate) fn dissolve(&self) {
+        self.lanes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    pub(crate) fn with_lanes<T>(&self, f: impl FnOnce(&[Arc<Lane>]) -> T) -> T {
+        f(&self.lanes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.with_lanes(totals)
+    }
+
+    /// Latency by class, of all routes.
+    pub(crate) fn latency(&self, class: Class) -> Histogram {
+        let mut total = Histogram::default();
+        self.with_lanes(|lanes| {
+            lanes
+                .iter()
+                .for_each(|lane| lane.read_latency(class.index(), &mut total))
+        });
+        total
+    }
+
+    pub(crate) fn first_byte(&self) -> Histogram {
+        let mut total = Histogram::default();
+        self.with_lanes(|lanes| {
+            lanes
+                .iter()
+                .for_each(|lane| lane.read_first_byte(&mut total))
+        });
+        total
+    }
+
+    /// Requests by route and class, busiest route first.
+    pub(crate) fn routes(&self) -> Vec<(Arc<Route>, [u64; Class::COUNT])> {
+        let mut routes: Vec<(Arc<Route>, [u64; Class::COUNT])> = Vec::new();
+        self.with_lanes(|lanes| {
+            for lane in lanes {
+                let at = routes
+                    .iter()
+                    .position(|(route, _)| Arc::ptr_eq(route, &lane.route));
+                let at = at.unwrap_or_else(|| {
+                    routes.push((Arc::clone(&lane.route), [0; Class::COUNT]));
+                    routes.len() - 1
+                });
+                if let Some((_, counts)) = routes.get_mut(at) {
+                    for (class, count) in counts.iter_mut().enumerate() {
+                        *count += lane.ended(class);
+                    }
+                }
+            }
+        });
+        routes.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.iter().sum::<u64>()));
+        routes
+    }
+
+    /// Keeps what is known of a request that failed. Where another thread is doing the same, the sample is left
+    /// out rather than waited for.
+    pub(crate) fn failed(&self, request: impl FnOnce() -> FailedRequest) {
+        if let Ok(mut samples) = self.samples.try_lock() {
+            samples.push(request());
+        }
+    }
+
+    pub(crate) fn count_detail(&self, class: Class, detail: &ErrorDetail) {
+        lock(&self.details).count(
+            |known| known.is(class, detail),
+            || Detail::new(class, detail),
+        );
+    }
+
+    pub(crate) fn details(&self) -> Bounded<Detail> {
+        lock(&self.details).clone()
+    }
+
+    pub(crate) fn samples(&self) -> Vec<FailedRequest> {
+        lock(&self.samples).iter().rev().cloned().collect()
+    }
+
+    pub(crate) fn roll(&self, now: Timestamp, totals: &Totals) {
+        lock(&self.series).roll(now, totals);
+    }
+
+    pub(crate) fn series(&self) -> MutexGuard<'_, Series> {
+        lock(&self.series)
+    }
+
+    pub(crate) fn handles(&self) -> MutexGuard<'_, RowHandles> {
+        lock(&self.handles)
+    }
+}
+
+pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
+    let mut totals = Totals::default();
+    for lane in lanes {
+        for (class, sum) in totals.by_class.iter_mut().enumerate() {
+            *sum += lane.ended(class);
+        }
+    }
+    for lane in lanes {
+        let (request, response) = lane.bytes();
+        totals.started += lane.started();
+        totals.request_bytes += request;
+        totals.response_bytes += response;
+    }
+    totals
+}
+
+fn find(
+    lanes: &[Arc<Lane>],
+    route: RouteRef<'_>,
+    source: Source,
+    provenance: Provenance,
+    owner: u32,
+) -> Option<Arc<Lane>> {
+    let mut shared = None;
+    for lane in lanes {
+        if lane.source == source && lane.provenance == provenance && lane.route.is(route) {
+            if lane.owner() == owner {
+                return Some(Arc::clone(lane));
+            }
+            if lane.owner() == SHARED {
+                shared = Some(lane);
+            }
+        }
+    }
+    shared.map(Arc::clone)
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Row")
+            .field("label", &self.label)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::lane::{Settlement, thread_number};
+    use super::*;
+    use crate::clock::MonotonicClock;
+
+    fn settlement(class: Class) -> Settlement {
+        Settlement {
+            class,
+            took: Duration::from_millis(3),
+            request_bytes: 2,
+            response_bytes: 5,
+        }
+    }
+
+    fn lane(row: &Arc<Row>) -> Arc<Lane> {
+        let ticker = Ticker::Monotonic(MonotonicClock::new());
+        row.add_lane(
+            RouteRef::UNMATCHED,
+            Source::Header,
+            Provenance::Claimed,
+            &ticker,
+            || true,
+        )
+    }
+
+    #[test]
+    fn folding_the_lane_of_a_thread_that_is_gone_loses_nothing() {
+        let row = Arc::new(Row::new("a"));
+        let shared = lane(&row);
+        let owned = row.own_lane(&shared, thread_number());
+        for _ in 0..10 {
+            owned.start();
+            owned.first_byte(Duration::from_millis(1));
+            owned.settle(settlement(Class::Validation));
+        }
+        // Another thread cannot write the owned lane: it writes the shared one.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                owned.start();
+                owned.settle(settlement(Class::Ok));
+            });
+        });
+        let before = row.totals();
+        assert_eq!(
+            (before.started, before.ended(), before.response_bytes),
+            (11, 11, 55)
+        );
+        row.fold_lanes();
+        assert_eq!(row.with_lanes(<[_]>::len), 2, "a lane that is held stays");
+        drop(owned);
+        row.fold_lanes();
+        assert_eq!(row.with_lanes(<[_]>::len), 1);
+        assert_eq!(row.totals(), before);
+        assert_eq!(row.latency(Class::Validation).count(), 10);
+        assert_eq!(row.first_byte().count(), 10);
+    }
+
+    #[test]
+    fn routes_without_room_share_one() {
+        let row = Arc::new(Row::new("a"));
+        let ticker = Ticker::Monotonic(MonotonicClock::new());
+        for template in ["/a", "/b", "/c"] {
+            let route = RouteRef::new(&http::Method::GET, template);
+            let admit = || template == "/a";
+            let lane = row.add_lane(route, Source::Header, Provenance::Claimed, &ticker, admit);
+            lane.settle(settlement(Class::Ok));
+        }
+        let mut labels: Vec<_> = row
+            .routes()
+            .into_iter()
+            .map(|(route, counts)| (route.to_string(), counts[0]))
+            .collect();
+        labels.sort();
+        assert_eq!(
+            labels,
+            [("GET /a".to_string(), 1), ("__other__".to_string(), 2)]
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! What a thread remembers: the entry, the lane and the words for the callers it has seen last, so that a hot
+//! caller needs neither the map nor a cache line that another thread writes.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::entry::{Entry, Trust};
+use crate::caller::{Caller, Provenance, Source};
+use crate::record::lane::Lane;
+use crate::record::route::RouteRef;
+
+/// Slots per thread; a power of two.
+const SLOTS: usize = 1024;
+
+/// After this many finds in a row a caller is hot: the thread gets a lane of its own.
+pub(crate) const HOT: u32 = 64;
+
+/// What is looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Of everything below.
+    pub(crate) hash: u64,
+    /// Which table, of several in a process.
+    pub(crate) table: u64,
+    pub(crate) trust: Trust,
+    pub(crate) name: &'a str,
+    pub(crate) provenance: Provenance,
+    pub(crate) source: Source,
+    pub(crate) route: RouteRef<'a>,
+}
+
+/// What is remembered.
+pub(crate) struct Slot {
+    hash: u64,
+    table: u64,
+    /// What was asked for; a row that accepts claims is reached by more than one.
+    trust: Trust,
+    epoch: u32,
+    finds: u32,
+    entry: Arc<Entry>,
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) caller: Caller,
+}
+
+/// What a look-up finds.
+pub(crate) enum Found<'a> {
+    /// The caller, and whether it has just become hot.
+    Hit(&'a mut Slot, bool),
+    Miss,
+}
+
+impl Slot {
+    pub(crate) fn new(
+        wanted: &Wanted<'_>,
+        epoch: u32,
+        entry: Arc<Entry>,
+        lane: Arc<Lane>,
+        caller: Caller,
+    ) -> Self {
+        Self {
+            hash: wanted.hash,
+            table: wanted.table,
+            trust: wanted.trust,
+            epoch,
+            finds: 0,
+            entry,
+            lane,
+            caller,
+        }
+    }
+
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    #[inline]
+    fn is(&self, wanted: &Wanted<'_>) -> bool {
+        self.hash == wanted.hash
+            && self.table == wanted.table
+            && self.epoch == self.entry.epoch()
+            && self.lane.source == wanted.source
+            && self.lane.provenance == wanted.provenance
+            && self.trust == wanted.trust
+            && self.entry.name() == wanted.name
+            && self.lane.route.is(wanted.route)
+    }
+}
+
+struct Cache(Vec<Option<Slot>>);
+
+thread_local!(static CACHE: RefCell<Cache> = const { RefCell::new(Cache(Vec::new())) });
+
+/// Calls `f` with what this thread remembers of `wanted`. `None` where the thread is being torn down.
+#[inline]
+pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Option<T> {
+    CACHE
+        .try_with(|cache| {
+            let mut cache = cache.try_borrow_mut().ok()?;
+            let at = wanted.hash as usize % SLOTS;
+            Some(match cache.0.get_mut(at) {
+                Some(Some(slot)) if slot.is(wanted) => {
+                    slot.finds = slot.finds.saturating_add(1);
+                    let became_hot = slot.finds == HOT;
+                    f(Found::Hit(slot, became_hot))
+                }
+                _ => f(Found::Miss),
+            })
+        })
+        .ok()
+        .flatten()
+}
+
+/// Remembers `slot` in the place of whatever has the same hash.
+pub(crate) fn remember(slot: Slot) {
+    let displaced = CACHE.try_with(|cache| {
+        let mut cache = cache.try_borrow_mut().ok()?;
+        if cache.0.is_empty() {
+            cache.0.resize_with(SLOTS, || None);
+        }
+        let at = slot.hash as usize % SLOTS;
+        cache.0.get_mut(at)?.replace(slot)
+    });
+    // Dropped only now: the last owner of a table may be in it.
+    drop(displaced);
+}

@@ -1,0 +1,181 @@
+//! One caller in the table: the per-caller state of every stage, side by side.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use crate::caller::{Caller, Provenance};
+use crate::clock::Timestamp;
+use crate::outcome::Class;
+use crate::record::row::{Row, Totals, lock};
+use crate::record::window::Pace;
+
+/// A caller in the table.
+pub(crate) struct Entry {
+    /// The words that handlers see, for the source that brought the caller here.
+    pub(crate) caller: Caller,
+    /// Whether the name is keyed among the verified ones.
+    pub(crate) trust: Trust,
+    pub(crate) on_roster: bool,
+    /// Grows when what a thread remembers of this entry is no longer true: it got a row, or left the table.
+    epoch: AtomicU32,
+    retired: AtomicBool,
+    /// Where the table's list of entries has it.
+    pub(crate) slot: AtomicUsize,
+    row: OnceLock<Arc<Row>>,
+    tally: Tally,
+    pace: Mutex<Pace>,
+    idle_total: AtomicU64,
+    idle_since: AtomicU64,
+}
+
+/// Which of the names of the same spelling: a claim never reaches what is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Trust {
+    Verified,
+    Weaker,
+    /// `__other__`, `__unknown__`, `__invalid__`, `__exempt__`.
+    Ours,
+}
+
+/// Counts of a caller while it has no row; its requests are recorded in the row `__other__`.
+#[derive(Debug, Default)]
+struct Tally {
+    started: AtomicU64,
+    moved: AtomicU64,
+    by_class: [AtomicU64; Class::COUNT],
+}
+
+impl Entry {
+    pub(crate) fn new(caller: Caller, trust: Trust, on_roster: bool, now: Timestamp) -> Self {
+        Self {
+            caller,
+            trust,
+            on_roster,
+            epoch: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
+            slot: AtomicUsize::new(usize::MAX),
+            row: OnceLock::new(),
+            tally: Tally::default(),
+            pace: Mutex::new(Pace::new(now)),
+            idle_total: AtomicU64::new(0),
+            idle_since: AtomicU64::new(now.as_secs()),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.caller.name()
+    }
+
+    pub(crate) fn provenance(&self) -> Provenance {
+        self.caller.provenance()
+    }
+
+    /// The caller's own row, if it has one.
+    #[inline]
+    pub(crate) fn row(&self) -> Option<&Arc<Row>> {
+        self.row.get()
+    }
+
+    /// Gives the caller a row. What was counted before stays in `__other__`.
+    pub(crate) fn give_row(&self, row: Arc<Row>) {
+        let _ = self.row.set(row);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Counts a request that is recorded in the row `__other__`; returns how many there have been.
+    pub(crate) fn start(&self) -> u64 {
+        self.tally.started.fetch_add(1, Ordering::Release) + 1
+    }
+
+    pub(crate) fn move_away(&self) {
+        self.tally.moved.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn settle(&self, class: Class) {
+        if let Some(count) = self.tally.by_class.get(class.index()) {
+            count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// The caller's counts, with and without a row of its own.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
+        for (sum, count) in totals.by_class.iter_mut().zip(&self.tally.by_class) {
+            *sum += count.load(Ordering::Acquire);
+        }
+        let moved = self.tally.moved.load(Ordering::Acquire);
+        totals.started += self.tally.started.load(Ordering::Acquire) - moved;
+        totals
+    }
+
+    /// How much the caller weighs against others: requests, fading to a half in five minutes.
+    pub(crate) fn weight(&self) -> f64 {
+        self.pace().weight(self.totals().started)
+    }
+
+    /// Seconds since the last request began, as of the last roll.
+    pub(crate) fn idle_for(&self, now: Timestamp, started: u64) -> u64 {
+        if self.idle_total.swap(started, Ordering::AcqRel) != started {
+            self.idle_since.store(now.as_secs(), Ordering::Release);
+        }
+        now.as_secs()
+            .saturating_sub(self.idle_since.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        lock(&self.pace)
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("caller", &self.caller)
+            .field("trust", &self.trust)
+            .field("on_roster", &self.on_roster)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Source;
+
+    #[test]
+    fn an_entry_keeps_to_its_share_of_a_kilobyte() {
+        let name = 2 * crate::caller::MAX_NAME;
+        assert!(
+            size_of::<Entry>() + name + 64 <= 1024,
+            "{}",
+            size_of::<Entry>()
+        );
+    }
+
+    #[test]
+    fn counts_outlive_the_change_to_a_row() {
+        let caller = Caller::new("a", Provenance::Claimed, Source::Header, 1);
+        let entry = Entry::new(caller, Trust::Weaker, false, Timestamp::ZERO);
+        entry.start();
+        entry.settle(Class::Ok);
+        entry.start();
+        let before = entry.epoch();
+        entry.give_row(Arc::new(Row::new("a")));
+        assert_ne!(entry.epoch(), before);
+        assert_eq!((entry.totals().started, entry.totals().in_flight()), (2, 1));
+    }
+}

@@ -1,0 +1,243 @@
+//! The only place that forgets: who leaves the table, and who gets a row.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::Registry;
+use super::entry::{Entry, Trust};
+use crate::clock::Timestamp;
+use crate::record::row::{Row, lock};
+
+/// So many requests of a name without an entry must be certain before it may displace another.
+pub(super) const HEAVY: u32 = 64;
+/// A name that is heavy enough tries at every such request.
+pub(super) const TRY_EVERY: u32 = 16;
+/// A caller without a row tries for one at every such request.
+const TRY_ROW_EVERY: u64 = 128;
+/// Entries that are looked at for the lightest.
+const SAMPLE: usize = 24;
+
+/// Rows beyond the first filling of the table: a recorder can register a series and never remove one.
+const REPLACEMENTS: f64 = 16.0;
+const REPLACEMENTS_PER_SEC: f64 = 1.0 / 60.0;
+
+/// The places for rows of callers that are not on the roster.
+#[derive(Debug)]
+pub(crate) struct Places {
+    room: usize,
+    taken: Vec<Arc<Entry>>,
+    /// Labels that were ever handed out.
+    labels: usize,
+    replacements: f64,
+    refilled: Timestamp,
+}
+
+impl Places {
+    pub(super) fn new(room: usize, now: Timestamp) -> Self {
+        Self {
+            room,
+            taken: Vec::new(),
+            labels: 0,
+            replacements: REPLACEMENTS,
+            refilled: now,
+        }
+    }
+
+    /// Whether another label may be handed out: the first filling of the table is free, the rest is budgeted.
+    fn may_label(&mut self, now: Timestamp) -> bool {
+        if self.labels < self.room {
+            return true;
+        }
+        let earned = now.since(self.refilled).as_secs_f64() * REPLACEMENTS_PER_SEC;
+        self.replacements = (self.replacements + earned).min(REPLACEMENTS);
+        self.refilled = self.refilled.max(now);
+        self.replacements >= 1.0
+    }
+
+    fn take(&mut self, entry: &Arc<Entry>) {
+        if self.labels >= self.room {
+            self.replacements -= 1.0;
+        }
+        self.labels += 1;
+        self.taken.push(Arc::clone(entry));
+    }
+}
+
+impl Registry {
+    /// Gives a new entry a row: always to a caller on the roster, to others while there is room.
+    pub(super) fn give_row_if_room(&self, entry: &Arc<Entry>, now: Timestamp) {
+        let Some(label) = self.label(entry) else {
+            return;
+        };
+        if !entry.on_roster {
+            let mut places = lock(&self.places);
+            if places.taken.len() >= places.room || !places.may_label(now) {
+                return;
+            }
+            places.take(entry);
+        }
+        self.give_row(entry, &label);
+    }
+
+    fn give_row(&self, entry: &Entry, label: &str) {
+        let row = Arc::new(Row::new(label));
+        self.rows
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&row));
+        entry.give_row(row);
+    }
+
+    /// Counts a request of a caller that has no row, and gives it one when it has become heavy.
+    pub(super) fn started_without_row(&self, entry: &Arc<Entry>, now: Timestamp) {
+        if entry.start() % TRY_ROW_EVERY != 0 {
+            return;
+        }
+        let Some(label) = self.label(entry) else {
+            return;
+        };
+        let mut places = lock(&self.places);
+        // Another thread may have been faster.
+        if entry.row().is_some() || entry.is_retired() || !places.may_label(now) {
+            return;
+        }
+        if places.taken.len() >= places.room {
+            let weight = entry.weight();
+            let lightest = places.taken.iter().filter(|taken| may_leave(taken));
+            let lightest = lightest
+                .map(|taken| (taken.weight(), taken))
+                .min_by(|a, b| a.0.total_cmp(&b.0));
+            match lightest {
+                Some((least, taken)) if least < weight => {
+                    let taken = Arc::clone(taken);
+                    self.retire_from(&taken, &mut places);
+                }
+                _ => return,
+            }
+        }
+        places.take(entry);
+        self.give_row(entry, &label);
+    }
+
+    /// Makes room in the table for a name of this weight: the lightest of a sample of idle entries leaves, if it is
+    /// lighter. Says whether one did.
+    pub(super) fn make_room(&self, weight: f64) -> bool {
+        let sample: Vec<_> = {
+            let entries = lock(&self.entries);
+            (0..SAMPLE)
+                .filter_map(|_| {
+                    entries
+                        .get(fastrand::usize(..entries.len().max(1)))
+                        .cloned()
+                })
+                .collect()
+        };
+        let lightest = sample
+            .iter()
+            .filter(|entry| may_leave(entry))
+            .map(|entry| (entry.row().is_some(), entry.weight(), entry))
+            .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        match lightest {
+            Some((_, least, entry)) if least < weight => self.retire(entry),
+            _ => false,
+        }
+    }
+
+    /// Takes an entry out of the table. Says whether it was in.
+    pub(super) fn retire(&self, entry: &Arc<Entry>) -> bool {
+        let mut places = lock(&self.places);
+        self.retire_from(entry, &mut places)
+    }
+
+    fn retire_from(&self, entry: &Arc<Entry>, places: &mut Places) -> bool {
+        let map = match entry.trust {
+            Trust::Verified => &self.verified,
+            Trust::Weaker => &self.weaker,
+            Trust::Ours => return false,
+        };
+        if entry.on_roster
+            || map
+                .remove_if(entry.name(), |_, known| Arc::ptr_eq(known, entry))
+                .is_none()
+        {
+            return false;
+        }
+        entry.retire();
+        {
+            let mut entries = lock(&self.entries);
+            let slot = entry.slot.load(Ordering::Acquire);
+            if entries
+                .get(slot)
+                .is_some_and(|known| Arc::ptr_eq(known, entry))
+            {
+                entries.swap_remove(slot);
+                if let Some(moved) = entries.get(slot) {
+                    moved.slot.store(slot, Ordering::Release);
+                }
+            }
+        }
+        self.tracked.fetch_sub(1, Ordering::AcqRel);
+        if let Some(row) = entry.row() {
+            places.taken.retain(|taken| !Arc::ptr_eq(taken, entry));
+            // A request that found the entry just before still counts in its row: the row leaves when it is at rest.
+            lock(&self.leaving).push(Arc::clone(row));
+            self.rows
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|known| !Arc::ptr_eq(known, row));
+        }
+        true
+    }
+
+    /// Upkeep of a second: rates, time series, lanes of threads that are gone, entries that have been idle.
+    pub(crate) fn roll(&self, now: Timestamp) {
+        let idle = self.limits.idle.as_secs();
+        for entry in self.entries() {
+            let totals = entry.totals();
+            {
+                let mut pace = entry.pace();
+                if pace.rolled_to() >= now.as_secs() {
+                    continue;
+                }
+                pace.roll(now, totals.started);
+            }
+            match entry.row() {
+                Some(row) => {
+                    row.roll(now, &totals);
+                    row.fold_lanes();
+                }
+                None if entry.idle_for(now, totals.started) >= idle && may_leave(&entry) => {
+                    self.retire(&entry);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Lets rows go whose caller has left and whose last request has ended; call it with the lock of the flush, so
+    /// that nobody reads half. `last` is told their counts once more before they are gone.
+    pub(crate) fn dismiss(&self, mut last: impl FnMut(&Row)) {
+        lock(&self.leaving).retain(|row| {
+            row.fold_lanes();
+            if !row.is_at_rest() {
+                return true;
+            }
+            last(row);
+            let totals = row.totals();
+            lock(&self.forgotten).add(&totals);
+            let pairs = row.routes().len();
+            let _ = self
+                .pairs
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |all| {
+                    Some(all.saturating_sub(pairs))
+                });
+            row.dissolve();
+            false
+        });
+    }
+}
+
+/// Only an idle caller leaves, and never one that the operator named.
+fn may_leave(entry: &Entry) -> bool {
+    !entry.on_roster && !entry.is_retired() && entry.totals().in_flight() == 0
+}

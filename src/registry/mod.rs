@@ -1,0 +1,498 @@
+//! The caller table: names to entries, bounded.
+//!
+//! | | room | memory |
+//! |---|---|---|
+//! | tracked callers: identity, counts, rates | 4,096 | at most 1 KiB each |
+//! | callers with a row: series, routes, latency, failures | 150, with the four rows of ours | about 40 KiB each, when used for an hour |
+//! | pairs of caller and route | 1,000 | about 1.5 KiB each |
+//! | names without an entry | any number | 64 KiB in all |
+//!
+//! A thread on which a caller is hot adds a lane of its own, of about 1.5 KiB, for at most 1,024 pairs.
+//!
+//! While there is room, a name gets an entry, and with it a row, at its first request. When the table is full, a
+//! heavy-hitter sketch ([`heavy`]) tells which name deserves the place of the lightest idle entry; [`evict`] alone
+//! forgets.
+
+mod cache;
+pub(crate) mod entry;
+pub(crate) mod evict;
+pub(crate) mod faces;
+mod heavy;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use sha2::{Digest, Sha256};
+
+use self::cache::{Found, Slot, Wanted};
+use self::entry::{Entry, Trust};
+use self::evict::Places;
+use self::faces::Faces;
+use self::heavy::HeavyHitters;
+use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
+use crate::clock::{Ticker, Timestamp};
+use crate::record::lane::{Lane, thread_number};
+use crate::record::route::RouteRef;
+use crate::record::row::{Row, Totals, lock};
+use crate::roster::Roster;
+
+/// How callers whose name is inferred appear in metrics. Addresses are personal data; the snapshot shows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InferredLabel {
+    /// As a short keyed hash of the name: `ip:5f3a9c1e`.
+    #[default]
+    Hash,
+    /// As they are: `ip:203.0.113.7`.
+    Export,
+    /// Not at all: they are counted under `__other__`.
+    Hide,
+}
+
+/// What bounds the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Callers with an entry.
+    pub(crate) tracked: usize,
+    /// Callers with a row, the four rows of ours included.
+    pub(crate) exported: usize,
+    /// Rows of these that are kept for callers in a runaway.
+    pub(crate) reserved: usize,
+    /// Pairs of caller and route.
+    pub(crate) pairs: usize,
+    /// After this long without a request an entry without a row leaves.
+    pub(crate) idle: Duration,
+    pub(crate) inferred: InferredLabel,
+    pub(crate) inferred_key: Vec<u8>,
+}
+
+/// Who a request is from, as the pipeline has decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who<'a> {
+    pub(crate) trust: Trust,
+    pub(crate) name: &'a str,
+    pub(crate) provenance: Provenance,
+    pub(crate) source: Source,
+}
+
+/// Where a request is counted.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) lane: Arc<Lane>,
+    /// The entry of a caller who has no row: the lane is one of `__other__`.
+    pub(crate) tracked: Option<Arc<Entry>>,
+    pub(crate) caller: Caller,
+}
+
+pub(crate) struct Registry {
+    id: u64,
+    limits: Limits,
+    roster: Roster,
+    ticker: Ticker,
+    hasher: foldhash::quality::RandomState,
+    verified: DashMap<Box<str>, Arc<Entry>>,
+    weaker: DashMap<Box<str>, Arc<Entry>>,
+    ours: Ours,
+    tracked: AtomicUsize,
+    entries: Mutex<Vec<Arc<Entry>>>,
+    places: Mutex<Places>,
+    rows: RwLock<Vec<Arc<Row>>>,
+    /// Rows whose caller has left, until the last request has.
+    leaving: Mutex<Vec<Arc<Row>>>,
+    /// What was counted in rows that are gone.
+    forgotten: Mutex<Totals>,
+    pairs: AtomicUsize,
+    heavy: HeavyHitters,
+    pub(crate) faces: Faces,
+    impersonations: AtomicU64,
+}
+
+/// The four entries that are always there.
+struct Ours {
+    other_row: Arc<Row>,
+    other: Arc<Entry>,
+    unknown: Arc<Entry>,
+    invalid: Arc<Entry>,
+    exempt: Arc<Entry>,
+}
+
+impl Registry {
+    pub(crate) fn new(roster: Roster, mut limits: Limits, ticker: Ticker) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let now = ticker.now();
+        // A caller on the roster always has a row, and leaves the others theirs.
+        let named = roster.accounts().count();
+        limits.exported = limits.exported.max(named + limits.reserved + 2 * OURS);
+        limits.tracked = limits.tracked.max(limits.exported);
+        let mut rows = Vec::new();
+        let mut ours = |name, source| {
+            let caller = Caller::new(name, Provenance::Unknown, source, id);
+            let entry = Arc::new(Entry::new(caller, Trust::Ours, true, now));
+            let row = Arc::new(Row::new(name));
+            entry.give_row(Arc::clone(&row));
+            rows.push(Arc::clone(&row));
+            (entry, row)
+        };
+        let (other, other_row) = ours(OTHER, Source::None);
+        let (unknown, _) = ours(UNKNOWN, Source::None);
+        let (invalid, _) = ours(INVALID, Source::Invalid);
+        let (exempt, _) = ours(EXEMPT, Source::None);
+        let ours = Ours {
+            other_row,
+            other,
+            unknown,
+            invalid,
+            exempt,
+        };
+        let room = limits.exported - OURS - limits.reserved - named;
+        let registry = Self {
+            id,
+            limits,
+            ticker,
+            hasher: foldhash::quality::RandomState::default(),
+            verified: DashMap::new(),
+            weaker: DashMap::new(),
+            ours,
+            tracked: AtomicUsize::new(0),
+            entries: Mutex::default(),
+            places: Mutex::new(Places::new(room, now)),
+            rows: RwLock::new(rows),
+            leaving: Mutex::default(),
+            forgotten: Mutex::default(),
+            pairs: AtomicUsize::new(0),
+            heavy: HeavyHitters::new(),
+            faces: Faces::new(),
+            impersonations: AtomicU64::new(0),
+            roster,
+        };
+        for account in registry.roster.accounts() {
+            let who = Who {
+                trust: Trust::Verified,
+                name: &account.name,
+                provenance: Provenance::Verified,
+                source: Source::None,
+            };
+            registry.insert(&who, true, now);
+        }
+        registry
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Where a request is counted: one look-up in what this thread remembers, or one in the map.
+    #[inline]
+    pub(crate) fn place(&self, who: &Who<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+        let wanted = Wanted {
+            hash: self.hash(who, route),
+            table: self.id,
+            trust: who.trust,
+            name: who.name,
+            provenance: who.provenance,
+            source: who.source,
+            route,
+        };
+        let found = cache::find(&wanted, |found| match found {
+            Found::Miss => None,
+            Found::Hit(slot, became_hot) => {
+                if became_hot {
+                    slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
+                    slot.caller = slot.caller.detached();
+                }
+                let entry = slot.entry();
+                let tracked = entry.row().is_none().then(|| Arc::clone(entry));
+                Some(Place {
+                    lane: Arc::clone(&slot.lane),
+                    tracked,
+                    caller: slot.caller.clone(),
+                })
+            }
+        });
+        let place = found
+            .flatten()
+            .unwrap_or_else(|| self.look_up(who, route, &wanted, now));
+        if let Some(entry) = &place.tracked {
+            self.started_without_row(entry, now);
+        }
+        place
+    }
+
+    #[cold]
+    fn look_up(
+        &self,
+        who: &Who<'_>,
+        route: RouteRef<'_>,
+        wanted: &Wanted<'_>,
+        now: Timestamp,
+    ) -> Place {
+        let asked = who.trust;
+        let claim;
+        let mut who = *who;
+        if who.trust == Trust::Weaker {
+            if let Some(account) = self.roster.account(who.name) {
+                if account.accept_claimed {
+                    who.trust = Trust::Verified;
+                } else {
+                    // A claim of a name on the roster never reaches its account.
+                    self.impersonations.fetch_add(1, Ordering::Relaxed);
+                    claim = format!("claimed:{}", who.name);
+                    who.name = &claim;
+                }
+            }
+        }
+        let Some(entry) = self.entry(&who, now) else {
+            // No room: the words are this request's own, the counts are everybody's.
+            let caller = Caller::new(who.name, who.provenance, who.source, self.id);
+            let others = Who {
+                trust: Trust::Ours,
+                name: OTHER,
+                ..who
+            };
+            return Place {
+                caller,
+                ..self.place(&others, route, now)
+            };
+        };
+        let epoch = entry.epoch();
+        let row = entry.row().unwrap_or_else(|| self.other_row());
+        let lane = self.lane(row, route, &who);
+        let caller = if entry.caller.source() == who.source && entry.provenance() == who.provenance
+        {
+            entry.caller.clone()
+        } else {
+            Caller::new(who.name, who.provenance, who.source, self.id)
+        };
+        // A claim of a name that is on the roster is never remembered: it is counted each time.
+        if who.name == wanted.name {
+            let wanted = Wanted {
+                trust: asked,
+                ..*wanted
+            };
+            cache::remember(Slot::new(
+                &wanted,
+                epoch,
+                Arc::clone(&entry),
+                Arc::clone(&lane),
+                caller.clone(),
+            ));
+        }
+        let tracked = entry.row().is_none().then_some(entry);
+        Place {
+            lane,
+            tracked,
+            caller,
+        }
+    }
+
+    /// The entry of a caller, which is made if there is room or if the caller is heavy.
+    fn entry(&self, who: &Who<'_>, now: Timestamp) -> Option<Arc<Entry>> {
+        let map = match who.trust {
+            Trust::Verified => &self.verified,
+            Trust::Weaker => &self.weaker,
+            Trust::Ours => return Some(Arc::clone(self.ours.named(who.name))),
+        };
+        if let Some(entry) = map.get(who.name) {
+            return Some(Arc::clone(&entry));
+        }
+        if self.tracked.load(Ordering::Relaxed) < self.limits.tracked {
+            return self.insert(who, false, now);
+        }
+        let hash = self.hash(who, RouteRef::OTHER);
+        let certain = self.heavy.count(hash);
+        if certain < evict::HEAVY
+            || certain % evict::TRY_EVERY != 0
+            || !self.make_room(f64::from(certain))
+        {
+            return None;
+        }
+        self.heavy.forget(hash);
+        self.insert(who, false, now)
+    }
+
+    fn insert(&self, who: &Who<'_>, on_roster: bool, now: Timestamp) -> Option<Arc<Entry>> {
+        let reserve = |tracked: usize| (tracked < self.limits.tracked).then_some(tracked + 1);
+        self.tracked
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, reserve)
+            .ok()?;
+        let (map, twins) = match who.trust {
+            Trust::Verified => (&self.verified, Some(&self.weaker)),
+            _ => (&self.weaker, None),
+        };
+        let mut made = false;
+        let entry = Arc::clone(&map.entry(who.name.into()).or_insert_with(|| {
+            made = true;
+            let caller = Caller::new(who.name, who.provenance, who.source, self.id);
+            Arc::new(Entry::new(caller, who.trust, on_roster, now))
+        }));
+        if !made {
+            self.tracked.fetch_sub(1, Ordering::AcqRel);
+            return Some(entry);
+        }
+        {
+            let mut entries = lock(&self.entries);
+            entry.slot.store(entries.len(), Ordering::Release);
+            entries.push(Arc::clone(&entry));
+        }
+        // A claim that was here first has the label of the proven name: it comes back as `claimed:…`.
+        if let Some(twin) =
+            twins.and_then(|twins| twins.get(who.name).map(|twin| Arc::clone(&twin)))
+        {
+            self.retire(&twin);
+        }
+        self.give_row_if_room(&entry, now);
+        Some(entry)
+    }
+
+    /// The lane of a row for a route and a source, made if need be.
+    fn lane(&self, row: &Arc<Row>, route: RouteRef<'_>, who: &Who<'_>) -> Arc<Lane> {
+        let (source, provenance) = (who.source, who.provenance);
+        row.lane(route, source, provenance, thread_number())
+            .unwrap_or_else(|| {
+                let admit = || {
+                    let room = |pairs: usize| (pairs < self.limits.pairs).then_some(pairs + 1);
+                    self.pairs
+                        .fetch_update(Ordering::AcqRel, Ordering::Relaxed, room)
+                        .is_ok()
+                };
+                row.add_lane(route, source, provenance, &self.ticker, admit)
+            })
+    }
+
+    /// The lane of the row of an open request, for another route.
+    pub(crate) fn reroute(&self, lane: &Arc<Lane>, route: RouteRef<'_>) -> Arc<Lane> {
+        let who = Who {
+            trust: Trust::Ours,
+            name: "",
+            provenance: lane.provenance,
+            source: lane.source,
+        };
+        self.lane(&lane.row, route, &who)
+    }
+
+    /// The value of the metric label `caller` for an entry; `None` where it must not have one.
+    fn label(&self, entry: &Entry) -> Option<String> {
+        let name = entry.name();
+        if entry.provenance() != Provenance::Inferred {
+            let twin = entry.trust == Trust::Weaker && self.verified.contains_key(name);
+            return Some(if twin {
+                format!("claimed:{name}")
+            } else {
+                name.to_owned()
+            });
+        }
+        match self.limits.inferred {
+            InferredLabel::Export => Some(name.to_owned()),
+            InferredLabel::Hide => None,
+            InferredLabel::Hash => {
+                let (kind, _) = name.split_once(':')?;
+                let hash = Sha256::new()
+                    .chain_update((self.limits.inferred_key.len() as u64).to_le_bytes())
+                    .chain_update(&self.limits.inferred_key)
+                    .chain_update(name)
+                    .finalize();
+                let [a, b, c, d, ..]: [u8; 32] = hash.into();
+                Some(format!("{kind}:{a:02x}{b:02x}{c:02x}{d:02x}"))
+            }
+        }
+    }
+
+    #[inline]
+    fn hash(&self, who: &Who<'_>, route: RouteRef<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(who.name.as_bytes());
+        hasher.write(route.template().as_bytes());
+        hasher.write(route.method().as_bytes());
+        hasher
+            .write_u32(who.trust as u32 | (who.source as u32) << 8 | (who.provenance as u32) << 16);
+        hasher.finish()
+    }
+
+    fn other_row(&self) -> &Arc<Row> {
+        &self.ours.other_row
+    }
+
+    pub(crate) fn tracked(&self) -> usize {
+        self.tracked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn impersonations(&self) -> u64 {
+        self.impersonations.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were counted under `__other__`.
+    pub(crate) fn overflow(&self) -> u64 {
+        self.other_row()
+            .with_lanes(|lanes| lanes.iter().map(|lane| lane.ever_started()).sum())
+    }
+
+    /// Every entry, the four of ours first.
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        let ours = [
+            &self.ours.other,
+            &self.ours.unknown,
+            &self.ours.invalid,
+            &self.ours.exempt,
+        ];
+        ours.into_iter()
+            .chain(lock(&self.entries).iter())
+            .cloned()
+            .collect()
+    }
+
+    /// Every row, of callers in the table and of those that are leaving it.
+    pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows.iter()
+            .chain(lock(&self.leaving).iter())
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn forgotten(&self) -> Totals {
+        lock(&self.forgotten).clone()
+    }
+}
+
+/// How many rows are ours.
+pub(crate) const OURS: usize = 4;
+
+impl Ours {
+    fn named(&self, name: &str) -> &Arc<Entry> {
+        match name {
+            UNKNOWN => &self.unknown,
+            INVALID => &self.invalid,
+            EXEMPT => &self.exempt,
+            _ => &self.other,
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        for row in self.rows() {
+            row.dissolve();
+        }
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("tracked", &self.tracked)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

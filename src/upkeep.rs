@@ -1,0 +1,271 @@
+//! Who ticks: the flush to the recorder, and the upkeep of a second.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use metrics::{IntoF64, Key, Label, Level, Metadata, Recorder};
+
+use crate::caller::{Provenance, Source};
+use crate::clock::Timestamp;
+use crate::pipeline::Core;
+use crate::record::handles::{CounterHandle, Flush, GaugeHandle};
+use crate::record::names;
+use crate::record::row::lock;
+
+/// How often counts go to the recorder.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// After this long every handle is resolved again, so that an idle series does not die of an idle timeout.
+const RENEW: Duration = Duration::from_secs(30);
+
+/// Histogram samples that one flush hands over at the most; an exporter takes about 50 ns for each.
+const SAMPLES: u64 = 1_000_000;
+
+/// The flush: one at a time.
+#[derive(Debug)]
+pub(crate) struct Exporter(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// The address of the recorder that was found last.
+    recorder: Option<usize>,
+    renewed: Timestamp,
+    route_series: usize,
+    identified: HashMap<(Source, Provenance), CounterHandle>,
+    /// Requests by source and provenance in rows that are gone.
+    gone: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
+    impersonations: CounterHandle,
+    overflow: CounterHandle,
+    tracked: GaugeHandle,
+    build_info: GaugeHandle,
+    caller_info: Vec<GaugeHandle>,
+    keys: HashMap<(String, String), GaugeHandle>,
+    told_missing: bool,
+}
+
+/// A value that notes whether anybody asks for it: a handle of the recorder that discards everything does not.
+struct Probe<'a>(&'a Cell<bool>);
+
+impl IntoF64 for Probe<'_> {
+    fn into_f64(self) -> f64 {
+        self.0.set(true);
+        0.0
+    }
+}
+
+/// Whether anything that is recorded now reaches a recorder.
+fn is_live(recorder: &dyn Recorder) -> bool {
+    static METADATA: Metadata<'static> = Metadata::new("callerid", Level::INFO, Some("callerid"));
+    let asked = Cell::new(false);
+    recorder
+        .register_gauge(&Key::from_static_name(names::TRACKED), &METADATA)
+        .set(Probe(&asked));
+    asked.get()
+}
+
+impl Exporter {
+    pub(crate) fn new(core: &Core, route_series: usize) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let caller_info = core.registry.roster().accounts().map(|account| {
+            GaugeHandle::new(
+                names::CALLER_INFO,
+                vec![
+                    Label::new("caller", account.name.clone()),
+                    Label::new("owner", text(&account.owner)),
+                    Label::new("contact", text(&account.contact)),
+                    Label::new("tier", text(&account.tier)),
+                    Label::new(
+                        "provenance",
+                        if account.accept_claimed {
+                            Provenance::Claimed
+                        } else {
+                            Provenance::Verified
+                        }
+                        .as_str(),
+                    ),
+                ],
+            )
+        });
+        Self(Mutex::new(State {
+            recorder: None,
+            renewed: Timestamp::ZERO,
+            route_series,
+            identified: HashMap::new(),
+            gone: Default::default(),
+            impersonations: CounterHandle::new(names::IMPERSONATIONS, Vec::new()),
+            overflow: CounterHandle::new(names::OVERFLOW, Vec::new()),
+            tracked: GaugeHandle::new(names::TRACKED, Vec::new()),
+            build_info: GaugeHandle::new(
+                names::BUILD_INFO,
+                vec![Label::from_static_parts(
+                    "version",
+                    env!("CARGO_PKG_VERSION"),
+                )],
+            ),
+            caller_info: caller_info.collect(),
+            keys: HashMap::new(),
+            told_missing: false,
+        }))
+    }
+
+    /// Brings the recorder up to date. Where there is none nothing is consumed: a recorder that is installed late
+    /// gets all counts since the beginning.
+    pub(crate) fn flush(&self, core: &Core, now: Timestamp) {
+        let mut state = lock(&self.0);
+        metrics::with_recorder(|recorder| {
+            if is_live(recorder) {
+                state.flush(core, recorder, now);
+            } else if !std::mem::replace(&mut state.told_missing, true) {
+                tracing::warn!(
+                    "callerid: no metrics recorder is installed yet; counts are kept until there is one, and \
+                     `Callers::snapshot` works without (said once)"
+                );
+            }
+        });
+    }
+}
+
+impl State {
+    fn flush(&mut self, core: &Core, recorder: &dyn Recorder, now: Timestamp) {
+        let address = std::ptr::from_ref(recorder).cast::<()>() as usize;
+        let another = self.recorder.replace(address) != Some(address);
+        if another {
+            names::describe(recorder);
+        }
+        let renew = another || now.since(self.renewed) >= RENEW;
+        if renew {
+            self.renewed = now;
+        }
+        let mut flush = Flush {
+            recorder,
+            now,
+            renew,
+            samples: SAMPLES,
+            route_series: self.route_series,
+            identified: self.gone,
+        };
+        let gone = &mut self.gone;
+        core.registry.dismiss(|row| {
+            row.handles().flush(row, &mut flush);
+            row.with_lanes(|lanes| {
+                for lane in lanes {
+                    gone[lane.source as usize][lane.provenance as usize] += lane.ever_started();
+                }
+            });
+        });
+        for row in core.registry.rows() {
+            row.handles().flush(&row, &mut flush);
+        }
+        self.route_series = flush.route_series;
+        for source in Source::ALL {
+            for provenance in Provenance::ALL {
+                let count = flush.identified[source as usize][provenance as usize];
+                if count > 0 {
+                    let handle = self
+                        .identified
+                        .entry((source, provenance))
+                        .or_insert_with(|| {
+                            CounterHandle::new(
+                                names::IDENTIFIED,
+                                vec![
+                                    Label::from_static_parts("source", source.as_str()),
+                                    Label::from_static_parts("provenance", provenance.as_str()),
+                                ],
+                            )
+                        });
+                    handle.bring_to(count, &flush);
+                }
+            }
+        }
+        self.impersonations
+            .bring_to(core.registry.impersonations(), &flush);
+        self.overflow.bring_to(core.registry.overflow(), &flush);
+        self.tracked.set(core.registry.tracked() as f64, &flush);
+        self.build_info.set(1.0, &flush);
+        for info in &mut self.caller_info {
+            info.set(1.0, &flush);
+        }
+        for key in core.registry.roster().keys() {
+            let Some(secs) = key.last_used() else {
+                continue;
+            };
+            let gauge = self
+                .keys
+                .entry((key.caller.clone(), key.id.clone()))
+                .or_insert_with(|| {
+                    GaugeHandle::new(
+                        names::KEY_LAST_USED,
+                        vec![
+                            Label::new("caller", key.caller.clone()),
+                            Label::new("key_id", key.id.clone()),
+                        ],
+                    )
+                });
+            gauge.set(secs as f64, &flush);
+        }
+    }
+}
+
+/// What the handles, the layers and the thread share: a service that keeps only the layer is still flushed.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    pub(crate) core: Arc<Core>,
+    exporter: Exporter,
+    rolled: Mutex<Timestamp>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(core: Arc<Core>, route_series: usize) -> Self {
+        let exporter = Exporter::new(&core, route_series);
+        Self {
+            exporter,
+            rolled: Mutex::new(core.ticker.now()),
+            core,
+        }
+    }
+
+    pub(crate) fn flush(&self, now: Timestamp) {
+        self.exporter.flush(&self.core, now);
+    }
+
+    pub(crate) fn tick(&self, now: Timestamp) {
+        self.roll(now);
+        self.flush(now);
+    }
+
+    /// Rolls rates and series on, once a second.
+    pub(crate) fn roll(&self, now: Timestamp) {
+        let mut rolled = lock(&self.rolled);
+        if now.as_secs() > rolled.as_secs() {
+            *rolled = now;
+            self.core.registry.roll(now);
+        }
+    }
+
+    /// Starts the thread that ticks, which ends with the last handle. A panic in a tick is said and does not end
+    /// it.
+    pub(crate) fn start(self: &Arc<Self>) -> std::io::Result<()> {
+        let upkeep = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("callerid".into())
+            .spawn(move || run(&upkeep))?;
+        Ok(())
+    }
+}
+
+fn run(upkeep: &Weak<Upkeep>) {
+    let mut told = false;
+    loop {
+        std::thread::park_timeout(TICK);
+        let Some(upkeep) = upkeep.upgrade() else {
+            return;
+        };
+        let tick = catch_unwind(AssertUnwindSafe(|| upkeep.tick(upkeep.core.ticker.now())));
+        if tick.is_err() && !std::mem::replace(&mut told, true) {
+            tracing::error!("callerid: a tick panicked; ticking goes on (said once)");
+        }
+    }
+}
