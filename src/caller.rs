@@ -243,24 +243,42 @@ impl Eq for Caller {}
 /// `raw` without surrounding white space, if that is a name that a client may have: 1 to 64 bytes of visible
 /// ASCII, outside of the prefixes that are ours. Looks at no more than it needs, however long `raw` is.
 #[must_use]
+#[inline]
 pub fn valid_name(raw: &[u8]) -> Option<&str> {
-    let name = valid_token(raw)?;
-    let first = name.as_bytes().first()?;
-    // One byte rules out nearly every name before four prefixes are compared.
-    let may_be_ours = matches!(first, b'_' | b'c' | b'i' | b'u');
-    (!may_be_ours || !RESERVED.iter().any(|ours| name.starts_with(ours))).then_some(name)
+    std::str::from_utf8(trimmed(raw)?).ok().filter(|name| is_valid(name))
+}
+
+/// [`valid_name`] for text that is known to be UTF-8.
+#[inline]
+pub(crate) fn valid_text(raw: &str) -> Option<&str> {
+    let bytes = raw.as_bytes();
+    let padded = matches!(bytes, [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
+    if padded {
+        return valid_name(bytes);
+    }
+    (!bytes.is_empty() && bytes.len() <= MAX_NAME && is_valid(raw)).then_some(raw)
 }
 
 /// Like [`valid_name`], with our own prefixes allowed: for names that this crate makes.
 pub(crate) fn valid_token(raw: &[u8]) -> Option<&str> {
+    std::str::from_utf8(trimmed(raw)?).ok().filter(|name| is_visible(name))
+}
+
+fn trimmed(raw: &[u8]) -> Option<&[u8]> {
     let trimmed = trim(raw);
-    if trimmed.is_empty() || trimmed.len() > MAX_NAME {
-        return None;
-    }
-    if !trimmed.iter().all(u8::is_ascii_graphic) {
-        return None;
-    }
-    std::str::from_utf8(trimmed).ok()
+    (!trimmed.is_empty() && trimmed.len() <= MAX_NAME).then_some(trimmed)
+}
+
+#[inline]
+fn is_valid(name: &str) -> bool {
+    // One byte rules out nearly every name before four prefixes are compared.
+    let may_be_ours = matches!(name.as_bytes(), [b'_' | b'c' | b'i' | b'u', ..]);
+    is_visible(name) && !(may_be_ours && RESERVED.iter().any(|ours| name.starts_with(ours)))
+}
+
+#[inline]
+fn is_visible(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Trims at most a name's worth of blanks on either side: a header of a megabyte of blanks is no name.

@@ -121,7 +121,9 @@ impl Clock for MonotonicClock {
         reason = "the one place that reads the time"
     )]
     fn now(&self) -> Timestamp {
-        self.wall + Instant::now().duration_since(self.origin)
+        let since = Instant::now().duration_since(self.origin);
+        let nanos = since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
+        Timestamp(self.wall.0.wrapping_add(nanos))
     }
 }
 

@@ -1,4 +1,86 @@
-//! Which client is calling, what each client costs and breaks.
+//! **callerid** tells a service which client is calling, and what each client costs and breaks: one tower layer for
+//! axum, hyper and tonic, measured by caller through the [`metrics`] facade that you already export.
+//!
+//! ```
+//! use callerid::{Callers, identify};
+//!
+//! # fn main() -> Result<(), callerid::BuildError> {
+//! let callers = Callers::builder()
+//!     .identify(identify::header("x-client-id").verified()) // who; "verified": your gateway sets it
+//!     .build()?;
+//!
+//! let service = tower::ServiceBuilder::new()
+//!     .layer(callers.layer()) // the same layer for axum, hyper and tonic
+//!     .service_fn(async |_request: http::Request<()>| {
+//!         Ok::<_, std::convert::Infallible>(http::Response::new(String::from("hello")))
+//!     });
+//! # drop(service);
+//! # Ok(()) }
+//! ```
+//!
+//! On axum put it on the router (`Router::layer`), where the matched route can be seen. Elsewhere too it belongs
+//! on the outside: above authentication, inside a panic catcher. Nothing is ever refused: this version observes.
+//!
+//! # The way of a request
+//!
+//! ```text
+//!            head                                                            last frame, error, drop
+//!             |                                                                        |
+//!         identify  --->  caller table  --->  inner service  --->  classify  --->   record
+//!     header, key, ...    entry and row        sees Caller       status, gRPC,    cells of one thread
+//!                                             in extensions      ErrorDetail            |
+//!                                                                          every 250 ms | flush
+//!                                                                                   recorder
+//! ```
+//!
+//! Every request that enters is counted once as started, and once as ended, whatever happens: its body ended, with
+//! trailers or an error; it was dropped on the way; the inner service returned an error or panicked. The end is
+//! the end of the **body**. The listing of this crate's folders is this picture.
+//!
+//! # Metrics
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `callerid_requests_started_total` | counter | `caller` |
+//! | `callerid_requests_total` | counter | `caller`, `class` |
+//! | `callerid_request_duration_seconds` | histogram | `caller`, `class` |
+//! | `callerid_time_to_first_byte_seconds` | histogram | `caller` |
+//! | `callerid_route_requests_total` | counter | `caller`, `route`, `fault` |
+//! | `callerid_in_flight_requests` | gauge | `caller` |
+//! | `callerid_request_body_bytes_total` | counter | `caller` |
+//! | `callerid_response_body_bytes_total` | counter | `caller` |
+//! | `callerid_caller_info` | gauge | `caller`, `owner`, `contact`, `tier`, `provenance` |
+//! | `callerid_identified_total` | counter | `source`, `provenance` |
+//! | `callerid_impersonations_total` | counter | |
+//! | `callerid_callers_tracked` | gauge | |
+//! | `callerid_callers_overflow_total` | counter | |
+//! | `callerid_api_key_last_used_timestamp_seconds` | gauge | `caller`, `key_id` |
+//! | `callerid_build_info` | gauge | `version` |
+//!
+//! `class` is how a request ended ([`Class`]), `fault` whom that speaks against ([`Fault`]), `source` and
+//! `provenance` how the caller is known ([`Source`], [`Provenance`]). `route` is the method and the matched
+//! template (`GET /v1/prices/{sku}`), `unmatched`, or `__other__` where there is no room for another pair; never a
+//! raw path. Give the exporter [`LATENCY_BUCKETS`], and call [`Callers::flush`] before a render.
+//!
+//! Callers share a row where they must: `__other__` (no room), `__unknown__` (no identity), `__invalid__` (an
+//! identity that is no name), `__exempt__` (probes and scrapes).
+//!
+//! # What bounds it
+//!
+//! Nothing that clients invent makes memory or label sets grow. By default 4,096 callers are tracked and 150 rows
+//! exported (four of them ours, 32 kept free), with 1,000 pairs of caller and route; [`docs::limits`] has the
+//! arithmetic. A name that comes late and is heavy gets its row within its first 1,000 requests, in place of
+//! the lightest idle one.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `axum`: [`Caller`] and [`RequireCaller`] as extractors, routes from `MatchedPath`, addresses from
+//!   `ConnectInfo`.
+//! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
+//! * `test-util`: [`clock::ManualClock`], time that a test sets.
+//! * `full`: `axum` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod builder;
@@ -6,6 +88,7 @@ pub mod caller;
 mod callers;
 mod classify;
 pub mod clock;
+pub mod docs;
 #[cfg(feature = "axum")]
 mod extract;
 pub mod identify;
@@ -34,3 +117,8 @@ pub use registry::InferredLabel;
 pub use roster::{Account, ApiKey};
 #[doc(inline)]
 pub use snapshot::Snapshot;
+pub use span::make_span;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

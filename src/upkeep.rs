@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use metrics::{IntoF64, Key, Label, Level, Metadata, Recorder};
+use metrics::{IntoF64, Key, Label, Recorder};
 
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
 use crate::pipeline::Core;
-use crate::record::handles::{CounterHandle, Flush, GaugeHandle};
+use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
 use crate::record::row::lock;
 
@@ -39,7 +39,6 @@ struct State {
     gone: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
     impersonations: CounterHandle,
     overflow: CounterHandle,
-    tracked: GaugeHandle,
     build_info: GaugeHandle,
     caller_info: Vec<GaugeHandle>,
     keys: HashMap<(String, String), GaugeHandle>,
@@ -47,22 +46,26 @@ struct State {
 }
 
 /// A value that notes whether anybody asks for it: a handle of the recorder that discards everything does not.
-struct Probe<'a>(&'a Cell<bool>);
+struct Probe<'a> {
+    value: f64,
+    asked: &'a Cell<bool>,
+}
 
 impl IntoF64 for Probe<'_> {
     fn into_f64(self) -> f64 {
-        self.0.set(true);
-        0.0
+        self.asked.set(true);
+        self.value
     }
 }
 
-/// Whether anything that is recorded now reaches a recorder.
-fn is_live(recorder: &dyn Recorder) -> bool {
-    static METADATA: Metadata<'static> = Metadata::new("callerid", Level::INFO, Some("callerid"));
+/// Whether anything that is recorded now reaches a recorder: sets the gauge of tracked callers and looks.
+fn is_live(recorder: &dyn Recorder, tracked: usize) -> bool {
     let asked = Cell::new(false);
-    recorder
-        .register_gauge(&Key::from_static_name(names::TRACKED), &METADATA)
-        .set(Probe(&asked));
+    let gauge = recorder.register_gauge(&Key::from_static_name(names::TRACKED), &METADATA);
+    gauge.set(Probe {
+        value: tracked as f64,
+        asked: &asked,
+    });
     asked.get()
 }
 
@@ -97,7 +100,6 @@ impl Exporter {
             gone: Default::default(),
             impersonations: CounterHandle::new(names::IMPERSONATIONS, Vec::new()),
             overflow: CounterHandle::new(names::OVERFLOW, Vec::new()),
-            tracked: GaugeHandle::new(names::TRACKED, Vec::new()),
             build_info: GaugeHandle::new(
                 names::BUILD_INFO,
                 vec![Label::from_static_parts(
@@ -116,7 +118,7 @@ impl Exporter {
     pub(crate) fn flush(&self, core: &Core, now: Timestamp) {
         let mut state = lock(&self.0);
         metrics::with_recorder(|recorder| {
-            if is_live(recorder) {
+            if is_live(recorder, core.registry.tracked()) {
                 state.flush(core, recorder, now);
             } else if !std::mem::replace(&mut state.told_missing, true) {
                 tracing::warn!(
@@ -183,7 +185,6 @@ impl State {
         self.impersonations
             .bring_to(core.registry.impersonations(), &flush);
         self.overflow.bring_to(core.registry.overflow(), &flush);
-        self.tracked.set(core.registry.tracked() as f64, &flush);
         self.build_info.set(1.0, &flush);
         for info in &mut self.caller_info {
             info.set(1.0, &flush);

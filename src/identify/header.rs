@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName, ValueIter};
 
 use super::{Head, Identify, Identity};
-use crate::caller::{Provenance, Source, valid_name};
+use crate::caller::{Provenance, Source, valid_name, valid_text};
 
 /// The client's name is the value of the header `name`.
 ///
@@ -52,17 +52,19 @@ impl HeaderSource {
 impl Identify for HeaderSource {
     #[inline]
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
-        let mut lines = self.header.lines(head.headers())?;
-        let first = lines.next()?.as_bytes();
-        let Some(name) = valid_name(first) else {
+        let name = self.header.name()?;
+        let headers = head.headers();
+        let first = headers.get(name)?;
+        let Some(valid) = first.to_str().ok().and_then(valid_text) else {
             return Some(Identity::invalid());
         };
-        for line in lines {
-            if valid_name(line.as_bytes()) != Some(name) {
-                return Some(Identity::invalid());
-            }
+        // As many lines as names: no header is there twice.
+        if headers.len() > headers.keys_len()
+            && headers.get_all(name).iter().any(|line| valid_name(line.as_bytes()) != Some(valid))
+        {
+            return Some(Identity::invalid());
         }
-        Some(Identity::of_valid(name, self.provenance, Source::Header))
+        Some(Identity::of_valid(valid, self.provenance, Source::Header))
     }
 
     fn problem(&self) -> Option<String> {
@@ -82,6 +84,10 @@ impl NamedHeader {
 
     pub(super) fn is(&self, name: &HeaderName) -> bool {
         self.0.as_ref().is_ok_and(|own| own == name)
+    }
+
+    pub(super) fn name(&self) -> Option<&HeaderName> {
+        self.0.as_ref().ok()
     }
 
     /// The header's lines, after one look-up; none where the name is none.

@@ -2,6 +2,7 @@
 //! its end; every decision is made in the pipeline.
 
 mod body;
+pub mod propagate;
 mod future;
 mod layer;
 mod service;

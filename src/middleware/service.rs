@@ -46,14 +46,7 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let (mut ticket, echo) = match self.upkeep.core.admit(&mut request) {
             None => (None, None),
-            Some(Admitted { ticket, caller }) => (
-                Some(ticket),
-                self.upkeep
-                    .core
-                    .response_header
-                    .clone()
-                    .map(|header| (header, caller)),
-            ),
+            Some(Admitted { ticket, echo }) => (Some(ticket), echo),
         };
         let inner = Unwinding::guard(&mut ticket, || self.inner.call(request));
         ResponseFuture::new(inner, ticket, echo)

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{HeaderName, Request, header};
+use http::{HeaderName, Method, Request, header};
 
 pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
 use self::grpc_routes::GrpcRoutes;
@@ -50,7 +50,8 @@ pub(crate) struct Core {
 /// A request that has been let in.
 pub(crate) struct Admitted {
     pub(crate) ticket: Ticket,
-    pub(crate) caller: Caller,
+    /// The header of the response that tells the caller who it was taken for.
+    pub(crate) echo: Option<(HeaderName, Caller)>,
 }
 
 impl Core {
@@ -86,7 +87,9 @@ impl Core {
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
         let place = self.place(&head, route, now);
-        let length = declared_length(head.headers()).unwrap_or(0);
+        // Hardly a GET has a body: it does not pay for the look.
+        let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
+        let length = if bodyless { 0 } else { declared_length(head.headers()).unwrap_or(0) };
         let trace_id = head
             .headers()
             .get(&TRACEPARENT)
@@ -96,12 +99,7 @@ impl Core {
             tracked,
             caller,
         } = place;
-        let place = Place {
-            lane,
-            tracked,
-            caller: caller.clone(),
-        };
-        let mut ticket = Ticket::open(place, now, classify, length, trace_id);
+        let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
         if learn {
             ticket.learn_route(request.uri().path(), Arc::clone(self));
         }
@@ -109,9 +107,10 @@ impl Core {
             let slot = ticket.await_identity(Arc::clone(self));
             request.extensions_mut().insert(slot);
         }
-        request.extensions_mut().insert(caller.clone());
         crate::span::record_caller(caller.name());
-        Some(Admitted { ticket, caller })
+        let echo = self.response_header.clone().map(|header| (header, caller.clone()));
+        request.extensions_mut().insert(caller);
+        Some(Admitted { ticket, echo })
     }
 
     /// The route, and whether it is a gRPC method that is not known yet.

@@ -14,7 +14,6 @@ use crate::outcome::{Class, ErrorDetail};
 use crate::record::lane::{Lane, Settlement};
 use crate::record::route::RouteRef;
 use crate::record::sample::{FailedRequest, short};
-use crate::registry::Place;
 use crate::registry::entry::Entry;
 
 /// An open request: counted as started, not yet as ended.
@@ -61,18 +60,16 @@ enum Stage {
 impl Ticket {
     #[inline]
     pub(super) fn open(
-        place: Place,
+        lane: Arc<Lane>,
+        tracked: Option<Arc<Entry>>,
         begun: Timestamp,
         classify: Classify,
         request_bytes: u64,
         trace_id: u128,
     ) -> Self {
-        place.lane.start();
+        lane.start();
         Self {
-            place: Booked {
-                lane: place.lane,
-                tracked: place.tracked,
-            },
+            place: Booked { lane, tracked },
             begun,
             stage: Stage::Request(classify),
             request_bytes,
@@ -190,25 +187,18 @@ impl Ticket {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        self.settle_identity();
-        let rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
-        if let Some((path, core)) = &rare.unlearnt {
-            if verdict.method_exists && core.grpc_routes.learn(path) {
-                self.reroute(path, core);
-            }
-        }
+        let detail = if self.rare.is_some() { self.settle_rare(verdict) } else { None };
         let lane = &self.place.lane;
-        let took = now.since(self.begun);
         lane.settle(Settlement {
             class,
-            took,
+            took: now.since(self.begun),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
         if let Some(entry) = &self.place.tracked {
             entry.settle(class);
         }
-        if let Some(detail) = &rare.detail {
+        if let Some(detail) = &detail {
             lane.row.count_detail(class, detail);
         }
         if class != Class::Ok {
@@ -218,13 +208,23 @@ impl Ticket {
                 route: Arc::clone(&lane.route),
                 status,
                 class,
-                code: rare
-                    .detail
-                    .as_ref()
-                    .map(|detail| short(&detail.code).into()),
+                code: detail.as_ref().map(|detail| short(&detail.code).into()),
                 trace_id,
             });
         }
+    }
+
+    /// What few requests need at their end: a place that was found late, a route that was learnt.
+    #[cold]
+    fn settle_rare(&mut self, verdict: Verdict) -> Option<ErrorDetail> {
+        self.settle_identity();
+        let rare = *self.rare.take()?;
+        if let Some((path, core)) = &rare.unlearnt {
+            if verdict.method_exists && core.grpc_routes.learn(path) {
+                self.reroute(path, core);
+            }
+        }
+        rare.detail
     }
 
     /// Counts the end under a route that is only known now. The start stays where it was: routes count ends.

@@ -18,7 +18,7 @@ use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
 use crate::outcome::{Class, Fault};
 
-static METADATA: Metadata<'static> = Metadata::new("callerid", Level::INFO, Some("callerid"));
+pub(crate) static METADATA: Metadata<'static> = Metadata::new("callerid", Level::INFO, Some("callerid"));
 
 /// A handle that was silent for longer may have been dropped by the exporter.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -210,8 +210,8 @@ impl RowHandles {
                 flush.identified[lane.source as usize][lane.provenance as usize] +=
                     lane.ever_started();
             }
-            // A row that never had a request has no series.
-            if lanes.is_empty() {
+            // A row of ours that never had a request has no series.
+            if lanes.is_empty() && !row.born_at_once {
                 return;
             }
             let quiet = totals == self.seen && first_bytes == self.first_bytes && !self.behind;

@@ -5,6 +5,7 @@
 //! and requests that end on another thread than the one that they began on. Sums over all lanes of a row are
 //! the row's counts.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,9 +21,15 @@ use crate::outcome::Class;
 #[inline]
 pub(crate) fn thread_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    thread_local!(static NUMBER: u32 = NEXT.fetch_add(1, Ordering::Relaxed));
-    // A thread that is being torn down owns nothing any more.
-    NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
+    thread_local!(static NUMBER: Cell<u32> = const { Cell::new(SHARED) });
+    NUMBER.with(|number| match number.get() {
+        SHARED => {
+            let new = NEXT.fetch_add(1, Ordering::Relaxed);
+            number.set(new);
+            new
+        }
+        known => known,
+    })
 }
 
 /// The owner of a lane that every thread may write.

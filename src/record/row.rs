@@ -46,6 +46,8 @@ impl Totals {
 pub(crate) struct Row {
     /// The value of the metric label `caller`.
     pub(crate) label: Box<str>,
+    /// Whether its counters exist before the first request does.
+    pub(crate) born_at_once: bool,
     lanes: RwLock<Vec<Arc<Lane>>>,
     details: Mutex<Bounded<Detail>>,
     samples: Mutex<Samples>,
@@ -59,9 +61,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Row {
-    pub(crate) fn new(label: &str) -> Self {
+    pub(crate) fn new(label: &str, born_at_once: bool) -> Self {
         Self {
             label: label.into(),
+            born_at_once,
             lanes: RwLock::default(),
             details: Mutex::new(Bounded::new(DETAILS)),
             samples: Mutex::default(),
@@ -335,7 +338,7 @@ mod tests {
 
     #[test]
     fn folding_the_lane_of_a_thread_that_is_gone_loses_nothing() {
-        let row = Arc::new(Row::new("a"));
+        let row = Arc::new(Row::new("a", true));
         let shared = lane(&row);
         let owned = row.own_lane(&shared, thread_number());
         for _ in 0..10 {
@@ -367,7 +370,7 @@ mod tests {
 
     #[test]
     fn routes_without_room_share_one() {
-        let row = Arc::new(Row::new("a"));
+        let row = Arc::new(Row::new("a", true));
         let ticker = Ticker::Monotonic(MonotonicClock::new());
         for template in ["/a", "/b", "/c"] {
             let route = RouteRef::new(&http::Method::GET, template);

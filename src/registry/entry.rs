@@ -174,7 +174,7 @@ mod tests {
         entry.settle(Class::Ok);
         entry.start();
         let before = entry.epoch();
-        entry.give_row(Arc::new(Row::new("a")));
+        entry.give_row(Arc::new(Row::new("a", true)));
         assert_ne!(entry.epoch(), before);
         assert_eq!((entry.totals().started, entry.totals().in_flight()), (2, 1));
     }

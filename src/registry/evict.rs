@@ -80,7 +80,7 @@ impl Registry {
     }
 
     fn give_row(&self, entry: &Entry, label: &str) {
-        let row = Arc::new(Row::new(label));
+        let row = Arc::new(Row::new(label, true));
         self.rows
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -132,7 +132,7 @@ impl Registry {
         let mut ours = |name, source| {
             let caller = Caller::new(name, Provenance::Unknown, source, id);
             let entry = Arc::new(Entry::new(caller, Trust::Ours, true, now));
-            let row = Arc::new(Row::new(name));
+            let row = Arc::new(Row::new(name, false));
             entry.give_row(Arc::clone(&row));
             rows.push(Arc::clone(&row));
             (entry, row)
