@@ -6,9 +6,11 @@ pub mod clock;
 pub mod identify;
 mod outcome;
 mod roster;
+mod span;
 
 #[doc(inline)]
 pub use caller::{Caller, Provenance, Source};
 pub use clock::{Clock, Timestamp};
 pub use outcome::{Class, ErrorDetail, Fault};
 pub use roster::{Account, ApiKey};
+pub use span::make_span;

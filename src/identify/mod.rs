@@ -18,8 +18,23 @@
 //!
 //! Nothing here allocates in proportion to a header, and nothing panics.
 
+mod api_key;
+#[cfg(feature = "axum")]
+mod connect_info;
+mod extension;
+mod forwarded;
+mod header;
+mod hops;
+mod list;
+mod peer;
+mod spiffe;
+#[cfg(test)]
+mod testing;
+mod trust;
+mod user_agent;
+mod xfcc;
+
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use http::{Extensions, HeaderMap, Method, Uri, Version};
@@ -27,6 +42,17 @@ use http::{Extensions, HeaderMap, Method, Uri, Version};
 use crate::caller::{INVALID, MAX_NAME, Provenance, Source, UNKNOWN, valid_name, valid_token};
 use crate::clock::Timestamp;
 use crate::roster::Roster;
+
+pub use api_key::{ApiKeySource, api_key};
+#[cfg(feature = "axum")]
+pub use connect_info::peer_addr;
+pub use extension::{ExtensionSource, extension};
+pub use forwarded::{ForwardedSource, forwarded};
+pub use header::{HeaderSource, header};
+pub use hops::ForwardedHeader;
+pub use peer::{Address, PeerSource, peer_addr_with};
+pub use user_agent::{UserAgentSource, user_agent};
+pub use xfcc::{XfccSource, xfcc};
 
 /// Tells who is calling, from the head of a request.
 ///
@@ -36,11 +62,21 @@ use crate::roster::Roster;
 pub trait Identify: Send + Sync + 'static {
     /// The identity that this source finds, or `None` where the request carries nothing of its kind.
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>>;
+
+    /// What is wrong with this source's own configuration, such as a header name that is none. Asked once, when
+    /// [`Callers`](crate::Callers) are built; a source with a problem must still not panic on a request.
+    fn problem(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Identify for Box<dyn Identify> {
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
         (**self).identify(head)
+    }
+
+    fn problem(&self) -> Option<String> {
+        (**self).problem()
     }
 }
 
@@ -195,12 +231,18 @@ impl<'h> Identity<'h> {
     #[must_use]
     pub(crate) fn named(raw: &'h [u8], provenance: Provenance, source: Source) -> Self {
         match valid_name(raw) {
-            Some(name) => Self {
-                name: Name::Borrowed(name),
-                provenance,
-                source,
-            },
+            Some(name) => Self::of_valid(name, provenance, source),
             None => Self::invalid(),
+        }
+    }
+
+    /// A name that [`valid_name`] has passed.
+    #[inline]
+    pub(crate) fn of_valid(name: &'h str, provenance: Provenance, source: Source) -> Self {
+        Self {
+            name: Name::Borrowed(name),
+            provenance,
+            source,
         }
     }
 
@@ -333,12 +375,23 @@ impl Identify for FirstOf {
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
         self.0.iter().find_map(|source| source.identify(head))
     }
+
+    fn problem(&self) -> Option<String> {
+        joined(self.0.iter().filter_map(Identify::problem))
+    }
 }
 
 impl fmt::Debug for FirstOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FirstOf({} sources)", self.0.len())
     }
+}
+
+/// Several problems as one.
+fn joined(problems: impl IntoIterator<Item = String>) -> Option<String> {
+    problems
+        .into_iter()
+        .reduce(|all, one| format!("{all}; {one}"))
 }
 
 #[cfg(test)]
@@ -383,5 +436,18 @@ mod tests {
         let second: Box<dyn Identify> = Box::new(from_fn(|_| Some(Identity::verified("b"))));
         let found = first_of([silent, first, second]).identify(&head).unwrap();
         assert_eq!(found.name(), UNKNOWN);
+    }
+
+    #[test]
+    fn problems_of_every_source_are_said_together() {
+        let bad: Box<dyn Identify> = Box::new(header("x y"));
+        let good: Box<dyn Identify> = Box::new(header("x-client-id"));
+        let worse: Box<dyn Identify> = Box::new(header(""));
+        assert_eq!(good.problem(), None);
+        let both = first_of([bad, good, worse]).problem().unwrap();
+        assert!(
+            both.contains("\"x y\"") && both.contains("; header \"\""),
+            "{both}"
+        );
     }
 }
