@@ -4,6 +4,7 @@
 pub mod caller;
 pub mod clock;
 pub mod identify;
+pub mod middleware;
 mod outcome;
 mod roster;
 mod span;

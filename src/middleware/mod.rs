@@ -1,0 +1,3 @@
+//! Where tower begins.
+
+pub mod propagate;
