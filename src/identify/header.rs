@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName, ValueIter};
 
 use super::{Head, Identify, Identity};
-use crate::caller::{Provenance, Source, valid_name};
+use crate::caller::{MAX_NAME, Provenance, Source, valid_name_in};
 
 /// The client's name is the value of the header `name`.
 ///
@@ -53,12 +53,11 @@ impl Identify for HeaderSource {
     #[inline]
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
         let mut lines = self.header.lines(head.headers())?;
-        let first = lines.next()?.as_bytes();
-        let Some(name) = valid_name(first) else {
+        let Some(name) = name_in(lines.next()?) else {
             return Some(Identity::invalid());
         };
         for line in lines {
-            if valid_name(line.as_bytes()) != Some(name) {
+            if name_in(line) != Some(name) {
                 return Some(Identity::invalid());
             }
         }
@@ -68,6 +67,17 @@ impl Identify for HeaderSource {
     fn problem(&self) -> Option<String> {
         self.header.problem()
     }
+}
+
+/// The name that a header line is.
+#[inline]
+fn name_in(line: &HeaderValue) -> Option<&str> {
+    // `to_str` looks at every byte; what is longer than this is no name, blanks around it or not.
+    let short = line.len() <= 2 * MAX_NAME;
+    short
+        .then(|| line.to_str().ok())
+        .flatten()
+        .and_then(valid_name_in)
 }
 
 /// The name of a header, or what was given for one: building a source has no `Result`, so the mistake is kept
