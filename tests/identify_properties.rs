@@ -1,4 +1,8 @@
 //! Whatever bytes a client sends, a source answers with a name, or with one of the rows for what has none.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on may panic, in its helpers too"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -18,7 +18,7 @@ use crate::caller::Source;
 ///
 /// **A proxy is not a caller**: a request that carries `Forwarded`, `X-Forwarded-For` or `X-Envoy-*` comes
 /// through a proxy, so it is `__unknown__`, and one warning says which network to trust with [`forwarded`]
-/// instead. A client gains nothing by sending such a header itself.
+/// instead. A client that sends such a header itself hides among `__unknown__`, which share one policy.
 ///
 /// A request without a `T` is for the next source, and one warning says what the listener is missing.
 ///
