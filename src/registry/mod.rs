@@ -241,16 +241,16 @@ impl Registry {
         let asked = who.trust;
         let claim;
         let mut who = *who;
-        if who.trust == Trust::Weaker {
-            if let Some(account) = self.roster.account(who.name) {
-                if account.accept_claimed {
-                    who.trust = Trust::Verified;
-                } else {
-                    // A claim of a name on the roster never reaches its account.
-                    self.impersonations.fetch_add(1, Ordering::Relaxed);
-                    claim = format!("claimed:{}", who.name);
-                    who.name = &claim;
-                }
+        if who.trust == Trust::Weaker
+            && let Some(account) = self.roster.account(who.name)
+        {
+            if account.accept_claimed {
+                who.trust = Trust::Verified;
+            } else {
+                // A claim of a name on the roster never reaches its account.
+                self.impersonations.fetch_add(1, Ordering::Relaxed);
+                claim = format!("claimed:{}", who.name);
+                who.name = &claim;
             }
         }
         let Some(entry) = self.entry(&who, now) else {
@@ -313,7 +313,7 @@ impl Registry {
         let hash = self.hash(who, RouteRef::OTHER);
         let certain = self.heavy.count(hash);
         if certain < evict::HEAVY
-            || certain % evict::TRY_EVERY != 0
+            || !certain.is_multiple_of(evict::TRY_EVERY)
             || !self.make_room(f64::from(certain))
         {
             return None;
