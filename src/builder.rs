@@ -5,13 +5,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use bytes::Bytes;
+use http::{HeaderName, Response};
 
+use crate::admit::policy::CallerPolicy;
+use crate::admit::{
+    Admission, Ceiling, Mode, Policies, Policy, Quota, RateLimitHeaders, Refusal, Style,
+};
+use crate::caller::Provenance;
 use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Ticker};
 use crate::identify::{Head, Identify};
 use crate::outcome::{Class, Fault};
-use crate::pipeline::{Core, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn};
+use crate::pipeline::{Core, CostFn, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn};
 use crate::registry::{InferredLabel, Limits, OURS, Registry};
 use crate::roster::{Account, Roster};
 use crate::upkeep::Upkeep;
@@ -43,6 +49,12 @@ pub struct Builder {
     inferred_key: Vec<u8>,
     clock: Option<Arc<dyn Clock>>,
     manual_tick: bool,
+    policies: Policies,
+    mode: Option<Mode>,
+    style: Style,
+    cost: Option<Box<CostFn>>,
+    #[cfg(feature = "config")]
+    config: Option<crate::config::Loaded>,
 }
 
 impl Builder {
@@ -63,6 +75,12 @@ impl Builder {
             inferred_key: fastrand::u128(..).to_le_bytes().to_vec(),
             clock: None,
             manual_tick: false,
+            policies: Policies::default(),
+            mode: None,
+            style: Style::default(),
+            cost: None,
+            #[cfg(feature = "config")]
+            config: None,
         }
     }
 
@@ -76,6 +94,81 @@ impl Builder {
     /// Puts a caller on the roster: it always has a row of its own, and a claim of its name does not reach it.
     pub fn caller(mut self, account: Account) -> Self {
         self.accounts.push(account);
+        self
+    }
+
+    /// The quota of every caller that nothing narrower names. Requests without identity are not a caller's: they
+    /// have the quota of [`Provenance::Unknown`], if there is one.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.policies.default.quota = Some(quota);
+        self
+    }
+
+    /// How many requests of every caller that nothing narrower names may be in flight, to the end of their bodies.
+    pub fn max_in_flight(mut self, requests: u32) -> Self {
+        self.policies.default.max_in_flight = Some(requests);
+        self
+    }
+
+    /// How many requests the service takes in at once, fairly shared: `.ceiling(512)`. This protects without a
+    /// quota for anybody.
+    pub fn ceiling(mut self, ceiling: impl Into<Ceiling>) -> Self {
+        self.policies.ceiling = Some(ceiling.into());
+        self
+    }
+
+    /// What every caller may do that nothing narrower names.
+    pub fn default_policy(mut self, policy: Policy) -> Self {
+        self.policies.default = policy;
+        self
+    }
+
+    /// What callers of this provenance may do, each; and together, with [`Policy::total`].
+    pub fn provenance(mut self, provenance: Provenance, policy: Policy) -> Self {
+        if let Some(table) = self.policies.provenance.get_mut(provenance as usize) {
+            *table = policy;
+        }
+        self
+    }
+
+    /// What callers of a tier may do, each ([`Account::tier`]).
+    pub fn tier(mut self, name: impl Into<String>, policy: Policy) -> Self {
+        self.policies.tiers.insert(name.into(), policy);
+        self
+    }
+
+    /// The switch, which caps every narrower mode; [`Callers::set_mode`] moves it later. Default
+    /// [`Mode::Enforce`]: what is written down is meant. Nothing is refused where nothing is written down.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// How many tokens of its quota a request takes, from its head, instead of what policies say of its route. At
+    /// least 1, at most the burst.
+    pub fn cost(mut self, cost: impl Fn(&Head<'_>) -> u32 + Send + Sync + 'static) -> Self {
+        self.cost = Some(Box::new(cost));
+        self
+    }
+
+    /// Gives the answer to a refused request, instead of [`Refusal::response`], which it may start from.
+    pub fn refusal(
+        mut self,
+        respond: impl Fn(&Refusal) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.style.custom = Some(Box::new(respond));
+        self
+    }
+
+    /// Which header fields of a refusal tell the caller about its quota.
+    pub fn rate_limit_headers(mut self, headers: RateLimitHeaders) -> Self {
+        self.style.headers = headers;
+        self
+    }
+
+    /// Whether refusals carry `x-envoy-ratelimited: true`, which keeps Envoy from trying again; default yes.
+    pub fn envoy_ratelimited(mut self, told: bool) -> Self {
+        self.style.envoy = told;
         self
     }
 
@@ -177,8 +270,10 @@ impl Builder {
     /// # Errors
     ///
     /// Everything that is wrong with the settings, at once; among it that no source of identity was given.
-    pub fn build(self) -> Result<Callers, BuildError> {
+    pub fn build(mut self) -> Result<Callers, BuildError> {
         let mut problems = Vec::new();
+        #[cfg(feature = "config")]
+        let config = self.apply_config(&mut problems);
         if self.sources.is_empty() {
             problems.push(
                 "identify: no source of identity; add one, such as `.identify(identify::header(\"x-client-id\"))`"
@@ -189,6 +284,13 @@ impl Builder {
         let keep = |result: Result<_, Vec<String>>, problems: &mut Vec<String>| {
             result.map_err(|found| problems.extend(found)).ok()
         };
+        for account in &self.accounts {
+            let policy = CallerPolicy {
+                policy: account.policy.clone(),
+                tier: account.tier.clone(),
+            };
+            self.policies.callers.insert(account.name.clone(), policy);
+        }
         let roster = keep(Roster::new(self.accounts), &mut problems);
         let exempt = Exempt::new(&self.exempt)
             .map_err(|found| problems.extend(found))
@@ -207,12 +309,14 @@ impl Builder {
                 "max_exported: {exported} rows are too few; use at least {least}"
             ));
         }
-        let (Some(roster), Some(exempt), true) = (roster, exempt, problems.is_empty()) else {
-            return Err(BuildError { problems });
-        };
         let ticker = match self.clock {
             None => Ticker::Monotonic(MonotonicClock::new()),
             Some(clock) => Ticker::Other(clock),
+        };
+        let now = ticker.now();
+        problems.extend(self.policies.problems(now));
+        let (Some(roster), Some(exempt), true) = (roster, exempt, problems.is_empty()) else {
+            return Err(BuildError { problems });
         };
         let limits = Limits {
             tracked: self.tracked,
@@ -227,7 +331,14 @@ impl Builder {
         // Every row's route `__other__` has its series kept free.
         let series = self.series.max(registry.limits().exported * Class::COUNT);
         let route_series = series.saturating_sub(registry.limits().exported * Fault::ALL.len());
-        let mut core = Core::new(registry, ticker, self.sources.into(), exempt);
+        let mode = self.mode.unwrap_or_default();
+        let admission = Admission::new(self.policies, mode, self.style, now);
+        let mut core = Core::new(registry, ticker, self.sources.into(), exempt, admission);
+        core.cost = self.cost;
+        #[cfg(feature = "config")]
+        {
+            core.config = config;
+        }
         core.route = self.route;
         core.peer = self.peer;
         core.late_identity = self.late_identity;

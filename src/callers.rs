@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::admit::Mode;
 use crate::builder::Builder;
 use crate::clock::Timestamp;
 use crate::middleware::CallerLayer;
@@ -40,7 +41,20 @@ impl Callers {
     pub fn snapshot(&self) -> Snapshot {
         let now = self.upkeep.core.ticker.now();
         self.upkeep.roll(now);
-        Snapshot::take(&self.upkeep.core.registry, now)
+        let core = &self.upkeep.core;
+        Snapshot::take(&core.registry, &core.admission, now)
+    }
+
+    /// Moves the switch, for the next request: [`Mode::Off`] is a bare pass-through.
+    pub fn set_mode(&self, mode: Mode) {
+        self.upkeep.core.admission.set_mode(mode);
+        tracing::info!(%mode, "callerid: the switch was moved");
+    }
+
+    /// Where the switch is.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.upkeep.core.admission.mode()
     }
 
     /// Brings the metrics recorder up to date, as the thread does four times a second. Call it before a render of

@@ -49,6 +49,12 @@
 //! | `callerid_in_flight_requests` | gauge | `caller` |
 //! | `callerid_request_body_bytes_total` | counter | `caller` |
 //! | `callerid_response_body_bytes_total` | counter | `caller` |
+//! | `callerid_refused_total` | counter | `caller`, `reason` |
+//! | `callerid_would_refuse_total` | counter | `caller`, `reason` |
+//! | `callerid_quota_limit` | gauge | `caller`, `scope` |
+//! | `callerid_mode` | gauge | `mode` |
+//! | `callerid_config_info` | gauge | `hash` |
+//! | `callerid_config_last_reload_successful` | gauge | |
 //! | `callerid_caller_info` | gauge | `caller`, `owner`, `contact`, `tier`, `provenance` |
 //! | `callerid_identified_total` | counter | `source`, `provenance` |
 //! | `callerid_impersonations_total` | counter | |
@@ -83,6 +89,7 @@
 //! * `full`: `axum` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admit;
 mod builder;
 pub mod caller;
 mod callers;
@@ -91,6 +98,7 @@ pub mod clock;
 pub mod docs;
 #[cfg(feature = "axum")]
 mod extract;
+mod gauges;
 pub mod identify;
 pub mod middleware;
 mod outcome;
@@ -102,6 +110,7 @@ pub mod snapshot;
 mod span;
 mod upkeep;
 
+pub use admit::{Ceiling, Mode, ModeError, Policy, Quota, QuotaError, RateLimitHeaders, Refusal};
 pub use builder::{BuildError, Builder};
 #[doc(inline)]
 pub use caller::{Caller, Provenance, Source};
@@ -110,7 +119,7 @@ pub use clock::{Clock, Timestamp};
 #[cfg(feature = "axum")]
 pub use extract::{CallerRequired, RequireCaller};
 pub use middleware::CallerLayer;
-pub use outcome::{Class, ErrorDetail, Fault};
+pub use outcome::{Class, ErrorDetail, Fault, Reason};
 pub use pipeline::CallerSlot;
 pub use record::histogram::LATENCY_BUCKETS;
 pub use registry::InferredLabel;

@@ -147,6 +147,70 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Why a request was refused, or would have been in shadow. A metric label, hence a closed set; [`Reason::as_str`]
+/// is the label's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Reason {
+    /// The caller's quota, or the total of its group, is spent.
+    Quota,
+    /// The caller has as many requests, or streams, in flight as it may.
+    InFlight,
+    /// The service is at its ceiling, and the caller at or above its fair share.
+    Ceiling,
+    /// The operator blocked the caller.
+    Blocked,
+    /// The caller is clamped because its traffic departs from its own past.
+    Runaway,
+    /// The quota that all replicas share is spent.
+    Fleet,
+}
+
+impl Reason {
+    /// Every reason, in the order of its discriminant.
+    pub const ALL: [Self; 6] = [
+        Self::Quota,
+        Self::InFlight,
+        Self::Ceiling,
+        Self::Blocked,
+        Self::Runaway,
+        Self::Fleet,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The value of the metric label `reason`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::InFlight => "in_flight",
+            Self::Ceiling => "ceiling",
+            Self::Blocked => "blocked",
+            Self::Runaway => "runaway",
+            Self::Fleet => "fleet",
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What a handler knows about an error and a status code cannot say. Put it into the response's extensions;
 /// codes and fields are then counted per caller (bounded), which is what makes "validation: `sku` missing"
 /// visible without reading bodies.
@@ -203,6 +267,9 @@ mod tests {
     fn discriminants_index_the_list_of_all() {
         for (index, class) in Class::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), index);
+        }
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
         }
         for (index, fault) in Fault::ALL.into_iter().enumerate() {
             assert_eq!(fault.index(), index);

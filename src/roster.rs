@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admit::{Policy, Quota};
 use crate::caller::valid_name;
 use crate::clock::Timestamp;
 
@@ -28,6 +29,7 @@ pub struct Account {
     pub(crate) tier: Option<String>,
     pub(crate) accept_claimed: bool,
     pub(crate) keys: Vec<ApiKey>,
+    pub(crate) policy: Policy,
 }
 
 impl Account {
@@ -58,6 +60,27 @@ impl Account {
     #[must_use]
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.tier = Some(tier.into());
+        self
+    }
+
+    /// What it may do, where that differs from its tier, its provenance and the default.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Its quota.
+    #[must_use]
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.policy = self.policy.quota(quota);
+        self
+    }
+
+    /// How many of its requests may be in flight.
+    #[must_use]
+    pub fn max_in_flight(mut self, requests: u32) -> Self {
+        self.policy = self.policy.max_in_flight(requests);
         self
     }
 

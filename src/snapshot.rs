@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::ops::Index;
 
+use crate::admit::{Admission, Mode, Terms};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::outcome::{Class, Fault};
+use crate::outcome::{Class, Fault, Reason};
 use crate::record::bounded::Bounded;
 use crate::record::histogram::Histogram;
 use crate::record::row::{Row, Totals};
@@ -21,6 +22,10 @@ use crate::registry::entry::{Entry, Trust};
 pub struct Snapshot {
     /// When it was taken.
     pub at: f64,
+    /// Where the switch is.
+    pub mode: Mode,
+    /// The ceiling, if there is one.
+    pub ceiling: Option<CeilingSnapshot>,
     /// Callers by weight, heaviest first; the rows that are ours (`__other__`, `__unknown__`, …) among them where
     /// they had a request.
     ///
@@ -37,6 +42,38 @@ pub struct Snapshot {
     pub impersonations: u64,
     /// Counts of callers whose row was given to another.
     pub forgotten: Counts,
+}
+
+/// The ceiling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct CeilingSnapshot {
+    /// Requests that count against it.
+    pub in_flight: u32,
+    /// From this many on, only callers below their fair share are let in.
+    pub max_in_flight: u32,
+    /// From this many on, nobody is.
+    pub hard_max: u32,
+    /// Whether it refuses, or counts what it would refuse.
+    pub mode: Mode,
+}
+
+/// What applies to a caller.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PolicySnapshot {
+    /// The quota, in requests per second.
+    pub quota: Option<f64>,
+    /// How many requests may come at once.
+    pub burst: Option<u32>,
+    /// How many may be in flight.
+    pub max_in_flight: Option<u32>,
+    /// The share of the ceiling.
+    pub weight: f64,
+    /// Whether these limits refuse, or count what they would refuse; the switch may say less.
+    pub mode: Mode,
 }
 
 /// One caller.
@@ -62,6 +99,8 @@ pub struct CallerSnapshot {
     pub weight: f64,
     /// Requests since the caller was first seen.
     pub counts: Counts,
+    /// What applies to it, once it had a request under a policy.
+    pub policy: Option<PolicySnapshot>,
     /// Requests per second.
     pub rates: Rates,
     /// Declared length of the request bodies of ended requests.
@@ -86,7 +125,7 @@ pub struct CallerSnapshot {
     pub ten_seconds: Vec<Point>,
 }
 
-/// Requests of a caller. `started = ended + in_flight`, in every snapshot.
+/// Requests of a caller. `started = by_class + refused + in_flight`, in every snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -97,6 +136,11 @@ pub struct Counts {
     pub in_flight: u64,
     /// Requests that ended, by how.
     pub by_class: ByClass,
+    /// Requests that were refused, by why.
+    pub refused: ByReason,
+    /// Requests that were let in and would have been refused, were no limit in shadow; they are among those that
+    /// ended, or are in flight.
+    pub would_refuse: ByReason,
 }
 
 /// A count for every [`Class`].
@@ -139,6 +183,40 @@ impl Index<Class> for ByClass {
 #[cfg(feature = "serde")]
 impl serde::Serialize for ByClass {
     /// As a map of the classes that have a count.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+/// A count for every [`Reason`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByReason([u64; Reason::COUNT]);
+
+impl ByReason {
+    /// Reasons with a count, in the order of [`Reason::ALL`].
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        let all = Reason::ALL.into_iter().map(|reason| (reason, self[reason]));
+        all.filter(|(_, count)| *count > 0)
+    }
+
+    /// The sum over all reasons.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl Index<Reason> for ByReason {
+    type Output = u64;
+
+    fn index(&self, reason: Reason) -> &u64 {
+        &self.0[reason.index()]
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for ByReason {
+    /// As a map of the reasons that have a count.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
     }
@@ -238,6 +316,8 @@ pub struct Point {
     pub at: u64,
     /// Requests that began.
     pub started: u32,
+    /// Requests that were refused.
+    pub refused: u32,
     /// Requests in flight at its end; in a step of ten seconds the most of them.
     pub in_flight: u32,
     /// Requests that ended, by how.
@@ -261,7 +341,7 @@ pub struct UnknownSnapshot {
 const ROUTES: usize = 20;
 
 impl Snapshot {
-    pub(crate) fn take(registry: &Registry, now: Timestamp) -> Self {
+    pub(crate) fn take(registry: &Registry, admission: &Admission, now: Timestamp) -> Self {
         let mut callers: Vec<_> = registry
             .entries()
             .iter()
@@ -285,6 +365,15 @@ impl Snapshot {
         };
         Self {
             at: now.as_secs_f64(),
+            mode: admission.mode(),
+            ceiling: admission
+                .ceiling()
+                .map(|(in_flight, ceiling)| CeilingSnapshot {
+                    in_flight,
+                    max_in_flight: ceiling.max_in_flight,
+                    hard_max: ceiling.hard(),
+                    mode: ceiling.mode,
+                }),
             callers,
             unknown: UnknownSnapshot {
                 peers: faces
@@ -333,6 +422,9 @@ impl CallerSnapshot {
             contact: account.and_then(|account| account.contact.clone()),
             weight,
             counts: Counts::from(&totals),
+            policy: entry
+                .seat()
+                .and_then(|seat| Some(PolicySnapshot::from(&*seat.terms()?))),
             rates: Rates {
                 ten_seconds: rates[0],
                 minute: rates[1],
@@ -405,6 +497,21 @@ impl From<&Totals> for Counts {
             started: totals.started,
             in_flight: totals.in_flight(),
             by_class: ByClass(totals.by_class),
+            refused: ByReason(totals.refused),
+            would_refuse: ByReason(totals.would_refuse),
+        }
+    }
+}
+
+impl From<&Terms> for PolicySnapshot {
+    fn from(terms: &Terms) -> Self {
+        let quota = terms.quota();
+        Self {
+            quota: quota.map(|quota| quota.rate()),
+            burst: quota.map(|quota| quota.max_burst()),
+            max_in_flight: terms.max_in_flight(),
+            weight: terms.weight(),
+            mode: terms.mode(),
         }
     }
 }
@@ -438,6 +545,7 @@ impl From<&Step> for Point {
         Self {
             at: step.at,
             started: step.started,
+            refused: step.refused,
             in_flight: step.in_flight,
             by_class: ByClass(step.by_class.map(u64::from)),
         }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use metrics::{IntoF64, Key, Label, Recorder};
 
+use crate::admit::Gate;
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
+use crate::gauges::Gauges;
 use crate::pipeline::Core;
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
@@ -42,6 +44,7 @@ struct State {
     build_info: GaugeHandle,
     caller_info: Vec<GaugeHandle>,
     keys: HashMap<(String, String), GaugeHandle>,
+    gauges: Gauges,
     told_missing: bool,
 }
 
@@ -109,6 +112,7 @@ impl Exporter {
             ),
             caller_info: caller_info.collect(),
             keys: HashMap::new(),
+            gauges: Gauges::new(),
             told_missing: false,
         }))
     }
@@ -147,6 +151,7 @@ impl State {
             renew,
             samples: SAMPLES,
             route_series: self.route_series,
+            limits: core.admission.gate() == Gate::Guarded,
             identified: self.gone,
         };
         let gone = &mut self.gone;
@@ -182,6 +187,7 @@ impl State {
                 }
             }
         }
+        self.gauges.flush(core, &flush);
         self.impersonations
             .bring_to(core.registry.impersonations(), &flush);
         self.overflow.bring_to(core.registry.overflow(), &flush);
@@ -233,6 +239,7 @@ impl Upkeep {
     }
 
     pub(crate) fn tick(&self, now: Timestamp) {
+        self.core.admission.tick(now);
         self.roll(now);
         self.flush(now);
     }

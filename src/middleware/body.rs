@@ -2,7 +2,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -10,14 +10,25 @@ use crate::pipeline::{Ticket, Unwinding};
 
 pin_project! {
     /// The response body of [`CallerService`](super::CallerService): the inner one, carrying the open account of
-    /// its request to the end.
+    /// its request to the end, or that of a refusal.
     ///
     /// The request ends with the body: at its end, at its trailers, at an error, or when its last frame has passed
     /// (hyper does not ask a complete body again, and drops it). Dropping it before counts as cancelled.
     pub struct ResponseBody<B> {
         #[pin]
-        inner: B,
-        ticket: Option<Ticket>,
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        Inner {
+            #[pin]
+            inner: B,
+            ticket: Option<Ticket>,
+        },
+        Refusal { bytes: Bytes },
     }
 }
 
@@ -32,78 +43,94 @@ impl<B: Body> ResponseBody<B> {
                 Some(ticket)
             }
         });
-        Self { inner, ticket }
+        Self {
+            kind: Kind::Inner { inner, ticket },
+        }
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn refusal(bytes: Bytes) -> Self {
+        Self {
+            kind: Kind::Refusal { bytes },
+        }
     }
 }
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body,
+    B: Body<Data = Bytes>,
 {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let mut this = self.project();
-        let polled = ready!(Unwinding::guard(this.ticket, || this
-            .inner
-            .as_mut()
-            .poll_frame(cx)));
-        let Some(ticket) = this.ticket.as_mut() else {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let (mut inner, open) = match self.project().kind.project() {
+            KindProjection::Inner { inner, ticket } => (inner, ticket),
+            KindProjection::Refusal { bytes } if bytes.is_empty() => return Poll::Ready(None),
+            KindProjection::Refusal { bytes } => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+        };
+        let polled = ready!(Unwinding::guard(open, || inner.as_mut().poll_frame(cx)));
+        let Some(ticket) = open.as_mut() else {
             return Poll::Ready(polled);
         };
         match &polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    let complete = ticket.data(data.remaining());
-                    if complete || this.inner.is_end_stream() {
-                        this.ticket
-                            .take()
-                            .into_iter()
-                            .for_each(|ticket| ticket.end(None));
+                    let complete = ticket.data(data.len());
+                    if complete || inner.is_end_stream() {
+                        open.take().into_iter().for_each(|ticket| ticket.end(None));
                     }
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.ticket
-                        .take()
+                    open.take()
                         .into_iter()
                         .for_each(|ticket| ticket.end(Some(trailers)));
                 }
             }
-            Some(Err(_)) => this.ticket.take().into_iter().for_each(Ticket::fail),
-            None => this
-                .ticket
-                .take()
-                .into_iter()
-                .for_each(|ticket| ticket.end(None)),
+            Some(Err(_)) => open.take().into_iter().for_each(Ticket::fail),
+            None => open.take().into_iter().for_each(|ticket| ticket.end(None)),
         }
         Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.kind {
+            Kind::Inner { inner, .. } => inner.is_end_stream(),
+            Kind::Refusal { bytes } => bytes.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.kind {
+            Kind::Inner { inner, .. } => inner.size_hint(),
+            Kind::Refusal { bytes } => SizeHint::with_exact(bytes.len() as u64),
+        }
     }
 }
 
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
-            inner: B::default(),
-            ticket: None,
+            kind: Kind::Inner {
+                inner: B::default(),
+                ticket: None,
+            },
         }
     }
 }
 
 impl<B: fmt::Debug> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("ResponseBody");
+        match &self.kind {
+            Kind::Inner { inner, .. } => shown.field("inner", inner),
+            Kind::Refusal { bytes } => shown.field("refusal", bytes),
+        };
+        shown.finish_non_exhaustive()
     }
 }

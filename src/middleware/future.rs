@@ -3,6 +3,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -17,9 +18,21 @@ pin_project! {
     /// request as cancelled.
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
-        ticket: Option<Ticket>,
-        echo: Option<(HeaderName, Caller)>,
+        way: Way<F>,
+    }
+}
+
+pin_project! {
+    #[project = WayProjection]
+    enum Way<F> {
+        Inner {
+            #[pin]
+            inner: F,
+            ticket: Option<Ticket>,
+            echo: Option<(HeaderName, Caller)>,
+        },
+        // Taken by the poll that hands it out.
+        Refused { response: Option<Box<Response<Bytes>>> },
     }
 }
 
@@ -30,9 +43,20 @@ impl<F> ResponseFuture<F> {
         echo: Option<(HeaderName, Caller)>,
     ) -> Self {
         Self {
-            inner,
-            ticket,
-            echo,
+            way: Way::Inner {
+                inner,
+                ticket,
+                echo,
+            },
+        }
+    }
+
+    /// The answer to a request that the inner service never sees.
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
+        Self {
+            way: Way::Refused {
+                response: Some(Box::new(response)),
+            },
         }
     }
 }
@@ -40,29 +64,41 @@ impl<F> ResponseFuture<F> {
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
+    B: Body<Data = Bytes>,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = ready!(Unwinding::guard(this.ticket, || this.inner.poll(cx)));
+        let (inner, ticket, echo) = match self.project().way.project() {
+            WayProjection::Inner {
+                inner,
+                ticket,
+                echo,
+            } => (inner, ticket, echo),
+            WayProjection::Refused { response } => {
+                return match response.take() {
+                    Some(response) => Poll::Ready(Ok(response.map(ResponseBody::refusal))),
+                    None => Poll::Pending, // polled again after its end, against the contract of futures
+                };
+            }
+        };
+        let result = ready!(Unwinding::guard(ticket, || inner.poll(cx)));
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                if let Some(ticket) = this.ticket.take() {
+                if let Some(ticket) = ticket.take() {
                     ticket.fail();
                 }
                 return Poll::Ready(Err(error));
             }
         };
-        if let Some((name, caller)) = this.echo.take() {
+        if let Some((name, caller)) = echo.take() {
             // A caller's name is visible ASCII, which every header value may hold.
             if let Ok(value) = HeaderValue::from_str(caller.name()) {
                 response.headers_mut().insert(name, value);
             }
         }
-        let ticket = this.ticket.take().and_then(|ticket| {
+        let ticket = ticket.take().and_then(|ticket| {
             let detail = response.extensions().get::<ErrorDetail>();
             ticket.response(response.status(), response.headers(), detail)
         });

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
-use crate::pipeline::{Admitted, Unwinding};
+use crate::pipeline::{Admitted, Entrance, Unwinding};
 use crate::upkeep::Upkeep;
 
 /// The service of [`CallerLayer`](super::CallerLayer). Errors are the inner service's own, readiness is forwarded
@@ -32,7 +33,7 @@ impl<S> CallerService<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CallerService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body,
+    ResBody: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -45,8 +46,9 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let (mut ticket, echo) = match self.upkeep.core.admit(&mut request) {
-            None => (None, None),
-            Some(Admitted { ticket, echo }) => (Some(ticket), echo),
+            Entrance::Pass => (None, None),
+            Entrance::Open(Admitted { ticket, echo }) => (Some(ticket), echo),
+            Entrance::Refused(response) => return ResponseFuture::refused(response),
         };
         let inner = Unwinding::guard(&mut ticket, || self.inner.call(request));
         ResponseFuture::new(inner, ticket, echo)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use super::Core;
+use crate::admit::{Gate, Seat};
 use crate::caller::{Caller, Provenance, Source, valid_name};
 use crate::record::lane::Lane;
 use crate::record::row::lock;
@@ -45,6 +46,8 @@ struct Booking {
 pub(super) struct Moved {
     pub(super) lane: Arc<Lane>,
     pub(super) tracked: Option<Arc<Entry>>,
+    /// Where its places in limits go.
+    pub(super) seat: Option<Arc<Seat>>,
 }
 
 impl CallerSlot {
@@ -73,9 +76,11 @@ impl CallerSlot {
             source: Source::Late,
         };
         let core = &self.0.core;
-        let to = core
-            .registry
-            .place(&who, from.lane.route.borrowed(), core.ticker.now());
+        let guarded = core.admission.gate() == Gate::Guarded;
+        let (route, now) = (from.lane.route.borrowed(), core.ticker.now());
+        let to = core.registry.place(&who, route, guarded, now);
+        let entry = to.entry.as_ref();
+        let seat = entry.and_then(|entry| core.seat(entry, to.lane.provenance));
         to.lane.start();
         from.lane.move_away();
         if let Some(entry) = &from.tracked {
@@ -84,6 +89,7 @@ impl CallerSlot {
         *state = State::Moved(Moved {
             lane: to.lane,
             tracked: to.tracked,
+            seat,
         });
         drop(state);
         crate::span::record_caller(to.caller.name());

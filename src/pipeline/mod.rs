@@ -12,19 +12,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{HeaderName, Method, Request, header};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 
 pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
 use self::grpc_routes::GrpcRoutes;
 pub use self::late::CallerSlot;
 pub(crate) use self::ticket::{Ticket, Unwinding};
-use crate::caller::{Caller, EXEMPT, INVALID, Provenance, Source, UNKNOWN};
+use crate::admit::{Admission, Ask, Denial, Form, Gate, Seat, Subject, Verdict};
+use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::classify::{Classify, declared_length};
 use crate::clock::{Ticker, Timestamp};
 use crate::identify::{Head, Identify, Identity};
 use crate::record::route::RouteRef;
 use crate::record::sample::trace_id;
-use crate::registry::entry::Trust;
+use crate::registry::entry::{Entry, Trust};
 use crate::registry::faces::Face;
 use crate::registry::{Place, Registry, Who};
 
@@ -32,6 +34,9 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Names the route of a request, for stacks other than axum.
 pub(crate) type RouteFn = dyn for<'h> Fn(&'h Head<'_>) -> Option<&'h str> + Send + Sync;
+
+/// Tells how many tokens a request takes, from its head.
+pub(crate) type CostFn = dyn Fn(&Head<'_>) -> u32 + Send + Sync;
 
 /// Tells the address of a request's peer, from the extensions that the listener left.
 pub(crate) type PeerFn = dyn Fn(&http::Extensions) -> Option<IpAddr> + Send + Sync;
@@ -46,8 +51,20 @@ pub(crate) struct Core {
     pub(crate) late_identity: bool,
     pub(crate) response_header: Option<HeaderName>,
     pub(crate) peer: Option<Box<PeerFn>>,
+    pub(crate) cost: Option<Box<CostFn>>,
+    pub(crate) admission: Admission,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
+}
+
+/// What becomes of a request at the door.
+pub(crate) enum Entrance {
+    /// It is none of our business: an outer layer of the same [`Callers`](crate::Callers) has attributed it, or the
+    /// switch is off.
+    Pass,
+    Open(Admitted),
+    /// The answer, without a look at the body and without the inner service.
+    Refused(Response<Bytes>),
 }
 
 /// A request that has been let in.
@@ -63,6 +80,7 @@ impl Core {
         ticker: Ticker,
         sources: Box<[Box<dyn Identify>]>,
         exempt: Exempt,
+        admission: Admission,
     ) -> Self {
         Self {
             registry,
@@ -73,23 +91,28 @@ impl Core {
             late_identity: false,
             response_header: None,
             peer: None,
+            cost: None,
+            admission,
             grpc_routes: GrpcRoutes::default(),
             hook_panicked: AtomicBool::new(false),
         }
     }
 
-    /// Attributes a request, opens its account, and puts the caller into its extensions. `None` where an outer
-    /// layer of the same [`Callers`](crate::Callers) has done so already.
+    /// Attributes a request, and either opens its account and puts the caller into its extensions, or refuses it.
     #[inline]
-    pub(crate) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Option<Admitted> {
+    pub(crate) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Entrance {
+        let gate = self.admission.gate();
+        if gate == Gate::Off {
+            return Entrance::Pass;
+        }
         if ticket::attributed(request.extensions(), self.registry.id()) {
-            return None;
+            return Entrance::Pass;
         }
         let now = self.ticker.now();
         let head = Head::new(request, self.registry.roster(), now);
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
-        let place = self.place(&head, route, now);
+        let place = self.place(&head, route, gate == Gate::Guarded, now);
         // Hardly a GET has a body: it does not pay for the look.
         let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
         let length = if bodyless {
@@ -105,8 +128,47 @@ impl Core {
             lane,
             tracked,
             caller,
+            entry,
         } = place;
+        let mut permit = None;
+        let mut would_refuse = None;
+        if let Some(entry) = entry
+            && let Some(seat) = self.seat(&entry, lane.provenance)
+        {
+            let ask = Ask {
+                subject: self.subject(&entry, lane.provenance),
+                method: route.method(),
+                template: route.template(),
+                cost: self
+                    .cost
+                    .as_ref()
+                    .and_then(|cost| self.hook(|| cost(&head))),
+                now,
+            };
+            match self.admission.decide(Arc::clone(&seat), &ask) {
+                Verdict::Admit {
+                    permit: held,
+                    would_refuse: reason,
+                } => (permit, would_refuse) = (held, reason),
+                Verdict::Refuse(denial) => {
+                    lane.start();
+                    lane.refuse(denial.reason);
+                    if let Some(entry) = &tracked {
+                        entry.refuse(denial.reason);
+                    }
+                    crate::span::record_caller(caller.name());
+                    let form = Form {
+                        method: head.method(),
+                        version: head.version(),
+                        headers: head.headers(),
+                        grpc: classify.is_grpc(),
+                    };
+                    return Entrance::Refused(self.refuse(&denial, &seat, caller, &form, now));
+                }
+            }
+        }
         let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
+        ticket.admitted(permit, would_refuse);
         if learn {
             ticket.learn_route(request.uri().path(), Arc::clone(self));
         }
@@ -120,7 +182,58 @@ impl Core {
             .clone()
             .map(|header| (header, caller.clone()));
         request.extensions_mut().insert(caller);
-        Some(Admitted { ticket, echo })
+        Entrance::Open(Admitted { ticket, echo })
+    }
+
+    /// What admission keeps of a caller; `None` for a probe, which is never refused.
+    pub(in crate::pipeline) fn seat(
+        &self,
+        entry: &Entry,
+        provenance: Provenance,
+    ) -> Option<Arc<Seat>> {
+        match (entry.trust, entry.name()) {
+            (Trust::Ours, EXEMPT) => None,
+            (Trust::Ours, OTHER) => Some(self.admission.seat_of_others(provenance)),
+            _ => Some(Arc::clone(
+                entry.seat_or(|| self.admission.seat(&entry.subject())),
+            )),
+        }
+    }
+
+    /// Whom a policy is looked up for. Callers without an entry have nothing but their provenance.
+    fn subject<'e>(&self, entry: &'e Entry, provenance: Provenance) -> Subject<'e> {
+        let subject = entry.subject();
+        if entry.trust == Trust::Ours && subject.name == OTHER {
+            return Subject {
+                provenance,
+                ..subject
+            };
+        }
+        subject
+    }
+
+    /// The answer to a request that is refused.
+    #[cold]
+    fn refuse(
+        &self,
+        denial: &Denial,
+        seat: &Seat,
+        caller: Caller,
+        form: &Form<'_>,
+        now: Timestamp,
+    ) -> Response<Bytes> {
+        let echo = self
+            .response_header
+            .clone()
+            .zip(HeaderValue::from_str(caller.name()).ok());
+        let refusal = self.admission.refusal(denial, seat, caller, form, now);
+        let custom = self.admission.custom();
+        let custom = custom.and_then(|custom| self.hook(|| custom(&refusal)));
+        let mut response = custom.unwrap_or_else(|| refusal.response());
+        if let Some((name, value)) = echo {
+            response.headers_mut().insert(name, value);
+        }
+        response
     }
 
     /// The route, and whether it is a gRPC method that is not known yet.
@@ -146,7 +259,13 @@ impl Core {
     }
 
     #[inline]
-    fn place(&self, head: &Head<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+    fn place(
+        &self,
+        head: &Head<'_>,
+        route: RouteRef<'_>,
+        with_entry: bool,
+        now: Timestamp,
+    ) -> Place {
         let ours = |name, source| Who {
             trust: Trust::Ours,
             name,
@@ -154,7 +273,8 @@ impl Core {
             source,
         };
         if self.exempt.matches(head.uri().path()) {
-            return self.registry.place(&ours(EXEMPT, Source::None), route, now);
+            let exempt = ours(EXEMPT, Source::None);
+            return self.registry.place(&exempt, route, false, now);
         }
         let identity = self.identify(head);
         let who = match &identity {
@@ -177,7 +297,7 @@ impl Core {
                 ours(UNKNOWN, Source::None)
             }
         };
-        self.registry.place(&who, route, now)
+        self.registry.place(&who, route, with_entry, now)
     }
 
     #[inline]

@@ -7,10 +7,11 @@ use http::{HeaderMap, StatusCode};
 
 use super::late::{CallerSlot, Moved};
 use super::{Core, grpc_routes};
+use crate::admit::Permit;
 use crate::caller::Caller;
 use crate::classify::{Classify, ClassifyEos, ClassifyResponse, Verdict, declared_length};
 use crate::clock::Timestamp;
-use crate::outcome::{Class, ErrorDetail};
+use crate::outcome::{Class, ErrorDetail, Reason};
 use crate::record::lane::{Lane, Settlement};
 use crate::record::route::RouteRef;
 use crate::record::sample::{FailedRequest, short};
@@ -32,6 +33,8 @@ pub(crate) struct Ticket {
     trace_id: u128,
     rare: Option<Box<Rare>>,
     settled: bool,
+    /// What the request holds of limits, until it ends.
+    permit: Option<Permit>,
 }
 
 /// Where the request is counted.
@@ -79,6 +82,19 @@ impl Ticket {
             trace_id,
             rare: None,
             settled: false,
+            permit: None,
+        }
+    }
+
+    /// What admission has found: what the request holds, and why it would have been refused.
+    #[inline]
+    pub(super) fn admitted(&mut self, permit: Option<Permit>, would_refuse: Option<Reason>) {
+        self.permit = permit;
+        if let Some(reason) = would_refuse {
+            self.place.lane.would_refuse(reason);
+            if let Some(entry) = &self.place.tracked {
+                entry.would_refuse(reason);
+            }
         }
     }
 
@@ -145,6 +161,9 @@ impl Ticket {
     #[inline]
     pub(crate) fn data(&mut self, bytes: usize) -> bool {
         self.response_bytes += bytes as u64;
+        if let Some(permit) = &mut self.permit {
+            permit.streams_since(self.begun);
+        }
         match &mut self.expected {
             None => false,
             Some(expected) => {
@@ -176,8 +195,16 @@ impl Ticket {
             .as_ref()
             .and_then(|rare| rare.slot.as_ref())
             .and_then(CallerSlot::close);
-        if let Some(Moved { lane, tracked }) = moved {
+        if let Some(Moved {
+            lane,
+            tracked,
+            seat,
+        }) = moved
+        {
             self.place = Booked { lane, tracked };
+            if let (Some(permit), Some(seat)) = (&mut self.permit, seat) {
+                permit.move_to(seat);
+            }
         }
     }
 

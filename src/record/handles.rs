@@ -16,7 +16,7 @@ use super::route::{Route, RouteRef};
 use super::row::{Row, Totals};
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
-use crate::outcome::{Class, Fault};
+use crate::outcome::{Class, Fault, Reason};
 
 pub(crate) static METADATA: Metadata<'static> =
     Metadata::new("callerid", Level::INFO, Some("callerid"));
@@ -34,6 +34,8 @@ pub(crate) struct Flush<'a> {
     pub(crate) samples: u64,
     /// How many series of [`names::ROUTE_REQUESTS`] may still be registered.
     pub(crate) route_series: usize,
+    /// Whether anything may be refused: then the counters of refusals exist, at 0 at first.
+    pub(crate) limits: bool,
     /// Requests by source and provenance.
     pub(crate) identified: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
 }
@@ -161,6 +163,8 @@ pub(crate) struct RowHandles {
     response_bytes: CounterHandle,
     first_byte: Option<HistogramHandle>,
     classes: Vec<ClassHandles>,
+    refused: Vec<CounterHandle>,
+    would_refuse: Vec<CounterHandle>,
     routes: Vec<RouteHandles>,
 }
 
@@ -187,6 +191,8 @@ impl RowHandles {
             response_bytes: CounterHandle::new(names::RESPONSE_BYTES, caller()),
             first_byte: None,
             classes: Vec::new(),
+            refused: Vec::new(),
+            would_refuse: Vec::new(),
             routes: Vec::new(),
             seen: Totals::default(),
             first_bytes: 0,
@@ -215,7 +221,9 @@ impl RowHandles {
             if lanes.is_empty() && !row.born_at_once {
                 return;
             }
-            let quiet = totals == self.seen && first_bytes == self.first_bytes && !self.behind;
+            let unborn = flush.limits && self.refused.is_empty();
+            let quiet =
+                !unborn && totals == self.seen && first_bytes == self.first_bytes && !self.behind;
             if quiet && !flush.renew && self.started.handle.is_some() {
                 self.in_flight.set(totals.in_flight() as f64, flush);
                 return;
@@ -227,6 +235,7 @@ impl RowHandles {
             self.response_bytes.bring_to(totals.response_bytes, flush);
             self.flush_first_byte(lanes, first_bytes, flush);
             self.flush_classes(lanes, &totals, flush);
+            self.flush_refusals(&totals, flush);
             self.flush_routes(lanes, flush);
             self.seen = totals;
             self.first_bytes = first_bytes;
@@ -283,6 +292,31 @@ impl RowHandles {
                 .for_each(|lane| lane.read_latency(class.index(), &mut total));
             duration.bring_to(&total, flush);
             self.behind |= duration.told.count() < total.count();
+        }
+    }
+
+    fn flush_refusals(&mut self, totals: &Totals, flush: &Flush<'_>) {
+        let any = totals
+            .refused
+            .iter()
+            .chain(&totals.would_refuse)
+            .any(|n| *n > 0);
+        if self.refused.is_empty() && !flush.limits && !any {
+            return;
+        }
+        let born = |name| {
+            let reason = |reason: Reason| Label::from_static_parts("reason", reason.as_str());
+            let handle = |r| CounterHandle::new(name, self.labels([reason(r)]));
+            Reason::ALL.into_iter().map(handle).collect()
+        };
+        if self.refused.is_empty() {
+            (self.refused, self.would_refuse) = (born(names::REFUSED), born(names::WOULD_REFUSE));
+        }
+        for (handle, count) in self.refused.iter_mut().zip(totals.refused) {
+            handle.bring_to(count, flush);
+        }
+        for (handle, count) in self.would_refuse.iter_mut().zip(totals.would_refuse) {
+            handle.bring_to(count, flush);
         }
     }
 

@@ -15,7 +15,7 @@ use super::route::Route;
 use super::row::Row;
 use crate::caller::{Provenance, Source};
 use crate::clock::Ticker;
-use crate::outcome::Class;
+use crate::outcome::{Class, Reason};
 
 /// The number of this thread, never used again after it.
 #[inline]
@@ -60,6 +60,14 @@ pub(crate) struct Lane {
     response_bytes: AtomicU64,
     classes: [OnceLock<Box<HistogramCells>>; Class::COUNT],
     first_byte: OnceLock<Box<HistogramCells>>,
+    refusals: OnceLock<Box<Refusals>>,
+}
+
+/// Requests that were refused, and that would have been in shadow, by reason.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    refused: [AtomicU64; Reason::COUNT],
+    would_refuse: [AtomicU64; Reason::COUNT],
 }
 
 impl Lane {
@@ -84,6 +92,7 @@ impl Lane {
             response_bytes: AtomicU64::new(0),
             classes: [const { OnceLock::new() }; Class::COUNT],
             first_byte: OnceLock::new(),
+            refusals: OnceLock::new(),
         }
     }
 
@@ -130,6 +139,50 @@ impl Lane {
     pub(crate) fn move_away(&self) {
         let (lane, own) = self.mine();
         add(&lane.moved, 1, own);
+    }
+
+    /// Counts a request that was refused, after its start.
+    pub(crate) fn refuse(&self, reason: Reason) {
+        let (lane, own) = self.mine();
+        if let Some(count) = lane
+            .refusals
+            .get_or_init(Box::default)
+            .refused
+            .get(reason.index())
+        {
+            add(count, 1, own);
+        }
+    }
+
+    /// Counts a request that was let in and would have been refused, were its limit enforced.
+    pub(crate) fn would_refuse(&self, reason: Reason) {
+        let (lane, own) = self.mine();
+        if let Some(count) = lane
+            .refusals
+            .get_or_init(Box::default)
+            .would_refuse
+            .get(reason.index())
+        {
+            add(count, 1, own);
+        }
+    }
+
+    /// Refused requests, and those that would have been, by reason.
+    pub(crate) fn read_refusals(
+        &self,
+        refused: &mut [u64; Reason::COUNT],
+        would: &mut [u64; Reason::COUNT],
+    ) {
+        let Some(refusals) = self.refusals.get() else {
+            return;
+        };
+        let add = |sums: &mut [u64; Reason::COUNT], counts: &[AtomicU64; Reason::COUNT]| {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count.load(Ordering::Acquire);
+            }
+        };
+        add(refused, &refusals.refused);
+        add(would, &refusals.would_refuse);
     }
 
     #[inline]
@@ -205,6 +258,13 @@ impl Lane {
         }
         if let Some(theirs) = other.first_byte.get() {
             self.first_byte.get_or_init(Box::default).absorb(theirs);
+        }
+        if let Some(theirs) = other.refusals.get() {
+            let mine = self.refusals.get_or_init(Box::default);
+            let pairs = mine.refused.iter().zip(&theirs.refused);
+            for (mine, theirs) in pairs.chain(mine.would_refuse.iter().zip(&theirs.would_refuse)) {
+                add(mine, theirs.load(Ordering::Acquire), false);
+            }
         }
         let (request, response) = other.bytes();
         add(&self.request_bytes, request, false);

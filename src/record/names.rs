@@ -16,6 +16,12 @@ pub(crate) const IMPERSONATIONS: &str = "callerid_impersonations_total";
 pub(crate) const TRACKED: &str = "callerid_callers_tracked";
 pub(crate) const OVERFLOW: &str = "callerid_callers_overflow_total";
 pub(crate) const KEY_LAST_USED: &str = "callerid_api_key_last_used_timestamp_seconds";
+pub(crate) const REFUSED: &str = "callerid_refused_total";
+pub(crate) const WOULD_REFUSE: &str = "callerid_would_refuse_total";
+pub(crate) const QUOTA_LIMIT: &str = "callerid_quota_limit";
+pub(crate) const MODE: &str = "callerid_mode";
+pub(crate) const CONFIG_INFO: &str = "callerid_config_info";
+pub(crate) const CONFIG_RELOADED: &str = "callerid_config_last_reload_successful";
 pub(crate) const BUILD_INFO: &str = "callerid_build_info";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +32,7 @@ pub(crate) enum Kind {
 }
 
 /// Name, kind, unit and meaning of every metric that this crate records.
-pub(crate) const METRICS: [(&str, Kind, Unit, &str); 15] = [
+pub(crate) const METRICS: [(&str, Kind, Unit, &str); 21] = [
     (
         STARTED,
         Kind::Counter,
@@ -105,6 +111,42 @@ pub(crate) const METRICS: [(&str, Kind, Unit, &str); 15] = [
         Kind::Gauge,
         Unit::Seconds,
         "When an API key was last used, in seconds since the Unix epoch.",
+    ),
+    (
+        REFUSED,
+        Kind::Counter,
+        Unit::Count,
+        "Requests that were refused, by caller and reason.",
+    ),
+    (
+        WOULD_REFUSE,
+        Kind::Counter,
+        Unit::Count,
+        "Requests that a limit in shadow would have refused, by caller and reason.",
+    ),
+    (
+        QUOTA_LIMIT,
+        Kind::Gauge,
+        Unit::Count,
+        "The quota in force, in requests per second.",
+    ),
+    (
+        MODE,
+        Kind::Gauge,
+        Unit::Count,
+        "1 for the position of the switch, 0 for the others.",
+    ),
+    (
+        CONFIG_INFO,
+        Kind::Gauge,
+        Unit::Count,
+        "Always 1; the hash of the configuration in force.",
+    ),
+    (
+        CONFIG_RELOADED,
+        Kind::Gauge,
+        Unit::Count,
+        "1 where the last load of the configuration succeeded, 0 where it did not.",
     ),
     (
         BUILD_INFO,

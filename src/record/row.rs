@@ -11,20 +11,24 @@ use super::sample::{DETAILS, Detail, FailedRequest, Samples};
 use super::window::Series;
 use crate::caller::{Provenance, Source};
 use crate::clock::{Ticker, Timestamp};
-use crate::outcome::{Class, ErrorDetail};
+use crate::outcome::{Class, ErrorDetail, Reason};
 
 /// Counts of a row since its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) started: u64,
     pub(crate) by_class: [u64; Class::COUNT],
+    pub(crate) refused: [u64; Reason::COUNT],
+    /// Let in, and refused if shadow were none. Counted among the classes too.
+    pub(crate) would_refuse: [u64; Reason::COUNT],
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
 }
 
 impl Totals {
+    /// Requests that left, refused ones included.
     pub(crate) fn ended(&self) -> u64 {
-        self.by_class.iter().sum()
+        self.by_class.iter().chain(&self.refused).sum()
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -32,6 +36,12 @@ impl Totals {
         self.request_bytes += other.request_bytes;
         self.response_bytes += other.response_bytes;
         for (sum, count) in self.by_class.iter_mut().zip(other.by_class) {
+            *sum += count;
+        }
+        for (sum, count) in self.refused.iter_mut().zip(other.refused) {
+            *sum += count;
+        }
+        for (sum, count) in self.would_refuse.iter_mut().zip(other.would_refuse) {
             *sum += count;
         }
     }
@@ -269,6 +279,7 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
         for (class, sum) in totals.by_class.iter_mut().enumerate() {
             *sum += lane.ended(class);
         }
+        lane.read_refusals(&mut totals.refused, &mut totals.would_refuse);
     }
     for lane in lanes {
         let (request, response) = lane.bytes();

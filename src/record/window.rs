@@ -114,6 +114,7 @@ pub(crate) struct Step {
     /// Seconds since the Unix epoch at which the step begins.
     pub(crate) at: u64,
     pub(crate) started: u32,
+    pub(crate) refused: u32,
     pub(crate) in_flight: u32,
     pub(crate) by_class: [u32; Class::COUNT],
 }
@@ -144,6 +145,7 @@ impl Series {
         let mut step = Step {
             at: second - 1,
             started: delta(totals.started, before.started),
+            refused: delta(totals.refused.iter().sum(), before.refused.iter().sum()),
             in_flight: u32::try_from(totals.in_flight()).unwrap_or(u32::MAX),
             ..Step::default()
         };
@@ -166,6 +168,7 @@ impl Series {
         match self.coarse.back_mut() {
             Some(open) if open.at == at => {
                 open.started = open.started.saturating_add(step.started);
+                open.refused = open.refused.saturating_add(step.refused);
                 open.in_flight = open.in_flight.max(step.in_flight);
                 for (sum, new) in open.by_class.iter_mut().zip(step.by_class) {
                     *sum = sum.saturating_add(new);

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use crate::admit::{Seat, Subject};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
-use crate::outcome::Class;
+use crate::outcome::{Class, Reason};
 use crate::record::row::{Row, Totals, lock};
 use crate::record::window::Pace;
 
@@ -26,6 +27,7 @@ pub(crate) struct Entry {
     pace: Mutex<Pace>,
     idle_total: AtomicU64,
     idle_since: AtomicU64,
+    seat: OnceLock<Arc<Seat>>,
 }
 
 /// Which of the names of the same spelling: a claim never reaches what is verified.
@@ -43,6 +45,8 @@ struct Tally {
     started: AtomicU64,
     moved: AtomicU64,
     by_class: [AtomicU64; Class::COUNT],
+    refused: [AtomicU64; Reason::COUNT],
+    would_refuse: [AtomicU64; Reason::COUNT],
 }
 
 impl Entry {
@@ -59,7 +63,31 @@ impl Entry {
             pace: Mutex::new(Pace::new(now)),
             idle_total: AtomicU64::new(0),
             idle_since: AtomicU64::new(now.as_secs()),
+            seat: OnceLock::new(),
         }
+    }
+
+    /// Whom a policy is looked up for.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject {
+            name: self.name(),
+            provenance: self.provenance(),
+            proven: self.trust == Trust::Verified,
+        }
+    }
+
+    /// What admission keeps of the caller, once a policy could have refused it.
+    pub(crate) fn seat(&self) -> Option<&Arc<Seat>> {
+        self.seat.get()
+    }
+
+    pub(crate) fn seat_or(&self, make: impl FnOnce() -> Arc<Seat>) -> &Arc<Seat> {
+        self.seat.get_or_init(make)
+    }
+
+    /// Whether forgetting the caller would forgive it something.
+    pub(crate) fn owes(&self, now: Timestamp) -> bool {
+        self.seat().is_some_and(|seat| seat.owes(now))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -111,10 +139,28 @@ impl Entry {
         }
     }
 
+    pub(crate) fn refuse(&self, reason: Reason) {
+        if let Some(count) = self.tally.refused.get(reason.index()) {
+            count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn would_refuse(&self, reason: Reason) {
+        if let Some(count) = self.tally.would_refuse.get(reason.index()) {
+            count.fetch_add(1, Ordering::Release);
+        }
+    }
+
     /// The caller's counts, with and without a row of its own.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
         for (sum, count) in totals.by_class.iter_mut().zip(&self.tally.by_class) {
+            *sum += count.load(Ordering::Acquire);
+        }
+        for (sum, count) in totals.refused.iter_mut().zip(&self.tally.refused) {
+            *sum += count.load(Ordering::Acquire);
+        }
+        for (sum, count) in totals.would_refuse.iter_mut().zip(&self.tally.would_refuse) {
             *sum += count.load(Ordering::Acquire);
         }
         let moved = self.tally.moved.load(Ordering::Acquire);

@@ -103,7 +103,7 @@ impl Registry {
         }
         if places.taken.len() >= places.room {
             let weight = entry.weight();
-            let lightest = places.taken.iter().filter(|taken| may_leave(taken));
+            let lightest = places.taken.iter().filter(|taken| may_leave(taken, now));
             let lightest = lightest
                 .map(|taken| (taken.weight(), taken))
                 .min_by(|a, b| a.0.total_cmp(&b.0));
@@ -121,7 +121,7 @@ impl Registry {
 
     /// Makes room in the table for a name of this weight: the lightest of a sample of idle entries leaves, if it is
     /// lighter. Says whether one did.
-    pub(super) fn make_room(&self, weight: f64) -> bool {
+    pub(super) fn make_room(&self, weight: f64, now: Timestamp) -> bool {
         let sample: Vec<_> = {
             let entries = lock(&self.entries);
             (0..SAMPLE)
@@ -134,7 +134,7 @@ impl Registry {
         };
         let lightest = sample
             .iter()
-            .filter(|entry| may_leave(entry))
+            .filter(|entry| may_leave(entry, now))
             .map(|entry| (entry.row().is_some(), entry.weight(), entry))
             .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
         match lightest {
@@ -206,7 +206,7 @@ impl Registry {
                     row.roll(now, &totals);
                     row.fold_lanes();
                 }
-                None if entry.idle_for(now, totals.started) >= idle && may_leave(&entry) => {
+                None if entry.idle_for(now, totals.started) >= idle && may_leave(&entry, now) => {
                     self.retire(&entry);
                 }
                 None => {}
@@ -237,7 +237,8 @@ impl Registry {
     }
 }
 
-/// Only an idle caller leaves, and never one that the operator named.
-fn may_leave(entry: &Entry) -> bool {
-    !entry.on_roster && !entry.is_retired() && entry.totals().in_flight() == 0
+/// Only an idle caller leaves, and never one that the operator named, nor one with a debt: to be forgotten must not
+/// be an amnesty.
+fn may_leave(entry: &Entry, now: Timestamp) -> bool {
+    !entry.on_roster && !entry.is_retired() && !entry.owes(now) && entry.totals().in_flight() == 0
 }

@@ -85,6 +85,8 @@ pub(crate) struct Place {
     /// The entry of a caller who has no row: the lane is one of `__other__`.
     pub(crate) tracked: Option<Arc<Entry>>,
     pub(crate) caller: Caller,
+    /// The entry, where it was asked for.
+    pub(crate) entry: Option<Arc<Entry>>,
 }
 
 pub(crate) struct Registry {
@@ -195,7 +197,13 @@ impl Registry {
 
     /// Where a request is counted: one look-up in what this thread remembers, or one in the map.
     #[inline]
-    pub(crate) fn place(&self, who: &Who<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+    pub(crate) fn place(
+        &self,
+        who: &Who<'_>,
+        route: RouteRef<'_>,
+        with_entry: bool,
+        now: Timestamp,
+    ) -> Place {
         let wanted = Wanted {
             hash: self.hash(who, route),
             table: self.id,
@@ -218,12 +226,13 @@ impl Registry {
                     lane: Arc::clone(&slot.lane),
                     tracked,
                     caller: slot.caller.clone(),
+                    entry: with_entry.then(|| Arc::clone(slot.entry())),
                 })
             }
         });
         let place = found
             .flatten()
-            .unwrap_or_else(|| self.look_up(who, route, &wanted, now));
+            .unwrap_or_else(|| self.look_up(who, route, &wanted, with_entry, now));
         if let Some(entry) = &place.tracked {
             self.started_without_row(entry, now);
         }
@@ -236,6 +245,7 @@ impl Registry {
         who: &Who<'_>,
         route: RouteRef<'_>,
         wanted: &Wanted<'_>,
+        with_entry: bool,
         now: Timestamp,
     ) -> Place {
         let asked = who.trust;
@@ -263,7 +273,7 @@ impl Registry {
             };
             return Place {
                 caller,
-                ..self.place(&others, route, now)
+                ..self.place(&others, route, with_entry, now)
             };
         };
         let epoch = entry.epoch();
@@ -289,11 +299,13 @@ impl Registry {
                 caller.clone(),
             ));
         }
+        let kept = with_entry.then(|| Arc::clone(&entry));
         let tracked = entry.row().is_none().then_some(entry);
         Place {
             lane,
             tracked,
             caller,
+            entry: kept,
         }
     }
 
@@ -314,7 +326,7 @@ impl Registry {
         let certain = self.heavy.count(hash);
         if certain < evict::HEAVY
             || !certain.is_multiple_of(evict::TRY_EVERY)
-            || !self.make_room(f64::from(certain))
+            || !self.make_room(f64::from(certain), now)
         {
             return None;
         }

@@ -1,0 +1,112 @@
+//! Requests in flight: what an admitted request holds, up to the end of its body.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::seat::Seat;
+use crate::clock::Timestamp;
+
+/// A response that still streams after this long is a stream.
+const STREAM: Duration = Duration::from_secs(10);
+
+/// What an admitted request holds: places in its caller's count and in the ceiling's. Dropped with the request's
+/// open account.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    seat: Arc<Seat>,
+    in_flight: bool,
+    ceiling: bool,
+    stream: bool,
+}
+
+/// The caller has as many requests in flight as it may.
+pub(super) struct TooMany;
+
+impl Permit {
+    pub(super) fn new(seat: Arc<Seat>) -> Self {
+        Self {
+            seat,
+            in_flight: false,
+            ceiling: false,
+            stream: false,
+        }
+    }
+
+    pub(super) fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    pub(super) fn holds_any(&self) -> bool {
+        self.in_flight || self.ceiling
+    }
+
+    /// Takes one of the caller's `max` places.
+    pub(super) fn take_place(&mut self, max: u32) -> Result<(), TooMany> {
+        if self.seat.in_flight.fetch_add(1, Ordering::AcqRel) >= max {
+            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
+            return Err(TooMany);
+        }
+        self.in_flight = true;
+        Ok(())
+    }
+
+    pub(super) fn holds_ceiling(&mut self) {
+        self.ceiling = true;
+    }
+
+    /// A frame of a response has passed that began at `begun`. A long response leaves the counts and becomes one
+    /// of the caller's streams, while there is room for one; beyond that it stays where it is. Looks at the time
+    /// that another request has read, which is precise enough.
+    #[inline]
+    pub(crate) fn streams_since(&mut self, begun: Timestamp) {
+        if self.holds_any() && !self.stream && self.seat.room.coarse_now().since(begun) >= STREAM {
+            self.become_stream();
+        }
+    }
+
+    #[cold]
+    fn become_stream(&mut self) {
+        let max = self.seat.terms().and_then(|terms| terms.max_streams());
+        let before = self.seat.streams.fetch_add(1, Ordering::AcqRel);
+        if max.is_some_and(|max| before >= max) {
+            self.seat.streams.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        self.release();
+        self.stream = true;
+    }
+
+    /// Takes what is held over to another caller: who the request is from was said late.
+    pub(crate) fn move_to(&mut self, seat: Arc<Seat>) {
+        if self.holds_any() && !self.stream {
+            let (in_flight, ceiling) = (self.in_flight, self.ceiling);
+            let now = self.seat.room.coarse_now();
+            self.release();
+            if in_flight {
+                seat.in_flight.fetch_add(1, Ordering::AcqRel);
+            }
+            // It is in already: a ceiling asks once.
+            let _ = ceiling.then(|| seat.room.enter(&seat, true, now));
+            (self.seat, self.in_flight, self.ceiling) = (seat, in_flight, ceiling);
+        }
+    }
+
+    fn release(&mut self) {
+        if std::mem::take(&mut self.in_flight) {
+            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
+        if std::mem::take(&mut self.ceiling) {
+            self.seat.room.leave(&self.seat);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.release();
+        if self.stream {
+            self.seat.streams.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}

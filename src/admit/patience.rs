@@ -1,0 +1,105 @@
+//! How long a refused caller is told to wait, and when that has been said often enough.
+//!
+//! A constant would bring a herd back in step, and a caller that ignores it would cost as much for ever. So the
+//! time is jittered upwards, never down, and grows while the caller comes before it is due.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+/// The longest that a caller is told to wait on account of its hammering.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A caller that has hammered for so long loses its connection too, on HTTP/1.
+const IGNORES: Duration = Duration::from_secs(15);
+
+/// Since when a caller comes before it is due.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    since: AtomicU64,
+    /// When what it was told last is over.
+    due: AtomicU64,
+}
+
+/// What a refused caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) after: Duration,
+    /// It has been told often enough.
+    pub(super) close: bool,
+}
+
+impl Patience {
+    /// A refusal at `now` of a request that could be let in after `wait`, with `jitter` from 0 to 1.
+    pub(super) fn refused(&self, wait: Duration, now: Timestamp, jitter: f64) -> Told {
+        let due = Timestamp::from_nanos(self.due.load(Ordering::Relaxed));
+        if now >= due {
+            self.since.store(now.as_nanos(), Ordering::Relaxed);
+        }
+        let hammered = now.since(Timestamp::from_nanos(self.since.load(Ordering::Relaxed)));
+        let least = wait
+            .max(hammered / 2)
+            .min(wait.max(LONGEST))
+            .max(Duration::from_secs(1));
+        let spread = (least / 2).clamp(Duration::from_secs(1), LONGEST);
+        let after = least + spread.mul_f64(jitter.clamp(0.0, 1.0));
+        // One that comes back within a second of its time has waited.
+        self.due.store((now + least).as_nanos(), Ordering::Relaxed);
+        Told {
+            after,
+            close: hammered >= IGNORES,
+        }
+    }
+}
+
+/// `Retry-After`: whole seconds, rounded up, at least 1 (RFC 9110, section 10.2.3).
+pub(super) fn whole_seconds(after: Duration) -> u64 {
+    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    #[test]
+    fn trap_16_retry_after_is_rounded_up_and_never_zero() {
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_nanos(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1_001)), 2);
+        assert_eq!(whole_seconds(Duration::from_secs(7)), 7);
+    }
+
+    #[test]
+    fn trap_16_a_herd_is_spread_and_nobody_comes_early() {
+        let wait = Duration::from_millis(2_500);
+        let told = |jitter| Patience::default().refused(wait, NOW, jitter).after;
+        assert_eq!(told(0.0), wait);
+        assert_eq!(told(1.0), wait + wait / 2);
+    }
+
+    #[test]
+    fn trap_16_the_time_grows_while_the_caller_hammers_and_shrinks_when_it_waits() {
+        let patience = Patience::default();
+        let mut now = NOW;
+        let mut told = Vec::new();
+        for _ in 0..1_000 {
+            told.push(patience.refused(Duration::ZERO, now, 0.0));
+            now = now + Duration::from_millis(100);
+        }
+        assert!(told.windows(2).all(|pair| pair[0].after <= pair[1].after));
+        assert_eq!(told[0].after, Duration::from_secs(1));
+        assert_eq!(told[100].after, Duration::from_secs(5));
+        assert_eq!(told[999].after, LONGEST);
+        assert_eq!((told[149].close, told[150].close), (false, true));
+        let waited = patience.refused(Duration::ZERO, now + LONGEST, 0.0);
+        assert_eq!(
+            waited,
+            Told {
+                after: Duration::from_secs(1),
+                close: false
+            }
+        );
+    }
+}

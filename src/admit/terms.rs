@@ -1,0 +1,182 @@
+//! The policies as they apply to one caller, with its buckets.
+
+use std::sync::Arc;
+
+use super::policy::{Block, Mode, Policies, Policy, quota_of};
+use super::quota::{Bucket, Quota};
+use crate::caller::Provenance;
+use crate::clock::Timestamp;
+
+/// Whom a policy is looked up for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) provenance: Provenance,
+    /// Whether the name is proven, or on the roster and reached as its account says: a party of its own, and the
+    /// only one that a policy by name applies to.
+    pub(crate) proven: bool,
+}
+
+/// What applies to one caller.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// Of the policies that these were found in.
+    pub(super) generation: u64,
+    pub(super) mode: Mode,
+    pub(super) block: Option<Block>,
+    pub(super) allow: bool,
+    pub(super) bucket: Option<Arc<Bucket>>,
+    pub(super) routes: Box<[RouteTerms]>,
+    pub(super) max_in_flight: Option<u32>,
+    max_streams: Option<u32>,
+    pub(super) weight: f64,
+    /// What all callers of this provenance share, and the mode of that.
+    pub(super) total: Option<(Arc<Bucket>, Mode)>,
+}
+
+#[derive(Debug)]
+pub(super) struct RouteTerms {
+    route: Box<str>,
+    cost: u32,
+    bucket: Option<Arc<Bucket>>,
+}
+
+/// The quotas that provenances share, by provenance.
+pub(super) type Totals = [Option<(Arc<Bucket>, Mode)>; Provenance::ALL.len()];
+
+impl Terms {
+    /// What `policies` say of `subject`. Buckets whose quota is what it was stay; a changed one inherits.
+    pub(super) fn new(
+        policies: &Policies,
+        generation: u64,
+        totals: &Totals,
+        subject: &Subject<'_>,
+        before: Option<&Self>,
+        now: Timestamp,
+    ) -> Self {
+        let tables = policies.tables(subject);
+        let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+        let first =
+            |field: fn(&Policy) -> Option<u32>| tables.iter().find_map(|table| field(table));
+        let routes = routes_of(&tables).into_iter().map(|(route, quota, cost)| {
+            let old = before
+                .and_then(|before| before.route_named(route))
+                .and_then(|old| old.bucket.as_ref());
+            RouteTerms {
+                route: route.into(),
+                cost,
+                bucket: renewed(quota, old, now),
+            }
+        });
+        Self {
+            generation,
+            mode: tables
+                .iter()
+                .find_map(|table| table.mode)
+                .unwrap_or_default(),
+            block: tables.iter().find_map(|table| table.block),
+            allow: tables.iter().find_map(|table| table.allow).unwrap_or(false),
+            bucket: renewed(quota, before.and_then(|before| before.bucket.as_ref()), now),
+            routes: routes.collect(),
+            max_in_flight: first(|table| table.max_in_flight),
+            max_streams: first(|table| table.max_streams),
+            weight: tables.iter().find_map(|table| table.weight).unwrap_or(1.0),
+            total: totals.get(subject.provenance as usize).cloned().flatten(),
+        }
+    }
+
+    fn route_named(&self, route: &str) -> Option<&RouteTerms> {
+        self.routes.iter().find(|known| *known.route == *route)
+    }
+
+    /// The bucket that measures a request of this route, and how many tokens it takes.
+    #[inline]
+    pub(super) fn measure(&self, method: &str, template: &str) -> (Option<&Arc<Bucket>>, u32) {
+        let is = |known: &&RouteTerms| {
+            let rest = known
+                .route
+                .strip_prefix(method)
+                .and_then(|rest| rest.strip_prefix(' '));
+            rest == Some(template)
+        };
+        match self.routes.iter().find(is) {
+            None => (self.bucket.as_ref(), 1),
+            Some(route) => (route.bucket.as_ref().or(self.bucket.as_ref()), route.cost),
+        }
+    }
+
+    pub(super) fn max_streams(&self) -> Option<u32> {
+        self.max_streams
+    }
+
+    pub(super) fn has_debt(&self, now: Timestamp) -> bool {
+        let routes = self.routes.iter().filter_map(|route| route.bucket.as_ref());
+        self.bucket
+            .iter()
+            .chain(routes)
+            .any(|bucket| bucket.has_debt(now))
+    }
+
+    /// The caller's quota in force.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        self.bucket.as_ref().map(|bucket| bucket.quota)
+    }
+
+    /// How many requests it may have in flight.
+    pub(crate) fn max_in_flight(&self) -> Option<u32> {
+        self.max_in_flight
+    }
+
+    /// Its share of the ceiling.
+    pub(crate) fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    /// What its own limits do.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+}
+
+/// Every route that a table names, with its quota and cost.
+pub(super) fn routes_of<'a>(tables: &[&'a Policy]) -> Vec<(&'a str, Option<Quota>, u32)> {
+    let costs = tables
+        .iter()
+        .flat_map(|table| table.costs.iter().map(|(route, _)| route));
+    let quotas = tables
+        .iter()
+        .flat_map(|table| table.routes.iter().map(|(route, _)| route));
+    let mut names: Vec<&str> = costs.chain(quotas).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let row = |route: &'a str| {
+        let mut costs = tables.iter().flat_map(|table| &table.costs);
+        let cost = costs
+            .find(|(name, _)| name == route)
+            .map_or(1, |(_, cost)| *cost);
+        let rules = tables
+            .iter()
+            .flat_map(|table| &table.routes)
+            .filter(|(name, _)| name == route);
+        (
+            route,
+            quota_of(rules.map(|(_, rule)| (rule.quota, rule.burst))),
+            cost,
+        )
+    };
+    names.into_iter().map(row).collect()
+}
+
+/// The bucket for a quota, where `before` was.
+pub(super) fn renewed(
+    quota: Option<Quota>,
+    before: Option<&Arc<Bucket>>,
+    now: Timestamp,
+) -> Option<Arc<Bucket>> {
+    let quota = quota?;
+    Some(match before {
+        Some(old) if old.quota == quota => Arc::clone(old),
+        Some(old) => Arc::new(Bucket::inheriting(quota, old, now)),
+        None => Arc::new(Bucket::new(quota)),
+    })
+}
