@@ -54,7 +54,7 @@ pub struct Builder {
     style: Style,
     cost: Option<Box<CostFn>>,
     #[cfg(feature = "config")]
-    config: Option<crate::config::Loaded>,
+    pub(crate) config: Option<crate::config::Loaded>,
 }
 
 impl Builder {
@@ -273,7 +273,7 @@ impl Builder {
     pub fn build(mut self) -> Result<Callers, BuildError> {
         let mut problems = Vec::new();
         #[cfg(feature = "config")]
-        let config = self.apply_config(&mut problems);
+        let config = self.apply_config();
         if self.sources.is_empty() {
             problems.push(
                 "identify: no source of identity; add one, such as `.identify(identify::header(\"x-client-id\"))`"
@@ -352,6 +352,29 @@ impl Builder {
             })?;
         }
         Ok(Callers::new(upkeep))
+    }
+}
+
+#[cfg(feature = "config")]
+impl Builder {
+    /// The time by the clock that was set, or else the system's.
+    pub(crate) fn time(&self) -> crate::clock::Timestamp {
+        let clock = self.clock.as_ref();
+        clock.map_or_else(crate::config::wall_time, |clock| clock.now())
+    }
+
+    /// Lays the files over what the program says, and keeps the latter for a reload.
+    fn apply_config(&mut self) -> crate::config::Config {
+        let loaded = self.config.take();
+        let base = (self.policies.clone(), self.accounts.clone());
+        if let Some(contents) = loaded.as_ref().map(|loaded| &loaded.contents) {
+            (self.policies, self.accounts) = contents.over(&self.policies, &self.accounts);
+            self.mode = contents.mode.or(self.mode);
+            if let Some(exempt) = &contents.exempt {
+                self.exempt.clone_from(exempt);
+            }
+        }
+        crate::config::Config::new(base.0, base.1, loaded.as_ref())
     }
 }
 

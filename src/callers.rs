@@ -28,6 +28,11 @@ impl Callers {
         Self { upkeep }
     }
 
+    #[cfg(feature = "config")]
+    pub(crate) fn core(&self) -> &crate::pipeline::Core {
+        &self.upkeep.core
+    }
+
     /// A layer that attributes requests to callers of this table. Layers may be made as often as needed: they
     /// share the table, and a request that passes two of them is counted once.
     #[must_use]

@@ -84,9 +84,10 @@
 //!
 //! * `axum`: [`Caller`] and [`RequireCaller`] as extractors, routes from `MatchedPath`, addresses from
 //!   `ConnectInfo`.
+//! * `config`: policies and the roster in `callerid.toml` ([`Builder::config`], [`Callers::reload`]).
 //! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
 //! * `test-util`: [`clock::ManualClock`], time that a test sets.
-//! * `full`: `axum` and `serde`.
+//! * `full`: `axum`, `config` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admit;
@@ -95,6 +96,8 @@ pub mod caller;
 mod callers;
 mod classify;
 pub mod clock;
+#[cfg(feature = "config")]
+mod config;
 pub mod docs;
 #[cfg(feature = "axum")]
 mod extract;
@@ -116,6 +119,8 @@ pub use builder::{BuildError, Builder};
 pub use caller::{Caller, Provenance, Source};
 pub use callers::Callers;
 pub use clock::{Clock, Timestamp};
+#[cfg(feature = "config")]
+pub use config::ConfigError;
 #[cfg(feature = "axum")]
 pub use extract::{CallerRequired, RequireCaller};
 pub use middleware::CallerLayer;

@@ -26,6 +26,7 @@ pub struct Account {
     pub(crate) name: String,
     pub(crate) owner: Option<String>,
     pub(crate) contact: Option<String>,
+    pub(crate) runbook: Option<String>,
     pub(crate) tier: Option<String>,
     pub(crate) accept_claimed: bool,
     pub(crate) keys: Vec<ApiKey>,
@@ -53,6 +54,13 @@ impl Account {
     #[must_use]
     pub fn contact(mut self, contact: impl Into<String>) -> Self {
         self.contact = Some(contact.into());
+        self
+    }
+
+    /// Where it is written down what to do when it misbehaves.
+    #[must_use]
+    pub fn runbook(mut self, runbook: impl Into<String>) -> Self {
+        self.runbook = Some(runbook.into());
         self
     }
 

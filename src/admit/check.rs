@@ -1,7 +1,6 @@
 //! What is wrong with policies: every problem at once, with its path and its remedy.
 
-use super::policy::quota_of;
-use super::policy::{Block, Policies, Policy};
+use super::policy::{Block, Policies, Policy, quota_of};
 use super::terms::{Subject, routes_of};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
@@ -70,14 +69,50 @@ impl Policies {
             provenance,
             proven,
         };
-        for provenance in Provenance::ALL {
-            let path = format!("provenance.{provenance}");
-            check_found(&path, &self.tables(&of("", provenance, false)), problems);
+        let anonymous = Provenance::ALL.map(|provenance| of("", provenance, false));
+        let named = self
+            .callers
+            .keys()
+            .map(|name| of(name, Provenance::Verified, true));
+        for subject in anonymous.into_iter().chain(named) {
+            let tables = self.tables(&subject);
+            let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+            let burst = tables
+                .iter()
+                .find(|table| table.burst.is_some() && table.quota.is_none());
+            if let (Some(quota), Some(table)) = (quota, burst)
+                && let Some(problem) = quota.problem()
+            {
+                problems.push(format!(
+                    "{}.burst: \"{quota}\" {problem}",
+                    self.path_of(table)
+                ));
+            }
+            for (route, own, cost) in routes_of(&tables) {
+                let table = tables
+                    .iter()
+                    .find(|table| table.costs.iter().any(|(name, _)| name == route));
+                if let (Some(quota), Some(table)) = (own.or(quota), table)
+                    && cost > quota.max_burst()
+                {
+                    problems.push(format!(
+                        "{}.cost.{route:?}: {cost} is above the burst of \"{quota}\"; use a burst of {cost} or more",
+                        self.path_of(table)
+                    ));
+                }
+            }
         }
-        for name in self.callers.keys() {
-            let subject = of(name.as_str(), Provenance::Verified, true);
-            check_found(&format!("caller.{name}"), &self.tables(&subject), problems);
-        }
+    }
+
+    /// The path of one of these tables.
+    fn path_of(&self, table: &Policy) -> String {
+        let provenances = Provenance::ALL.iter().zip(&self.provenance);
+        let provenances =
+            provenances.map(|(provenance, policy)| (format!("provenance.{provenance}"), policy));
+        let mut all = self.tables_without_total().chain(provenances);
+        all.find(|(_, policy)| std::ptr::eq(*policy, table))
+            .map(|(path, _)| path)
+            .unwrap_or_default()
     }
 }
 
@@ -88,6 +123,14 @@ fn check_table(path: &str, policy: &Policy, now: Timestamp, problems: &mut Vec<S
             && let Some(problem) = quota.problem()
         {
             say(field, &format!("\"{quota}\" {problem}"));
+        } else if let (Some(quota), Some(burst), "quota") = (quota, policy.burst, field)
+            && burst > 0
+            && let Some(problem) = quota.with_burst(Some(burst)).problem()
+        {
+            say(
+                "burst",
+                &format!("\"{}\" {problem}", quota.with_burst(Some(burst))),
+            );
         }
     }
     let zero = "0 lets nothing through; use 1 or more";
@@ -147,25 +190,6 @@ fn check_table(path: &str, policy: &Policy, now: Timestamp, problems: &mut Vec<S
         }
         if rule.burst == Some(0) {
             say(&format!("route.{route:?}.burst"), zero);
-        }
-    }
-}
-
-fn check_found(path: &str, tables: &[&Policy], problems: &mut Vec<String>) {
-    let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
-    if let Some(quota) = quota.filter(|quota| quota.problem().is_some())
-        && !tables.iter().any(|table| table.quota == Some(quota))
-        && let Some(problem) = quota.problem()
-    {
-        problems.push(format!("{path}.burst: \"{quota}\" {problem}"));
-    }
-    for (route, own, cost) in routes_of(tables) {
-        if let Some(quota) = own.or(quota)
-            && cost > quota.max_burst()
-        {
-            problems.push(format!(
-                "{path}.cost.{route:?}: {cost} is above the burst of \"{quota}\"; use a burst of {cost} or more"
-            ));
         }
     }
 }

@@ -51,6 +51,13 @@ impl Permit {
         Ok(())
     }
 
+    /// Gives the caller's place back.
+    pub(super) fn leave_place(&mut self) {
+        if std::mem::take(&mut self.in_flight) {
+            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
     pub(super) fn holds_ceiling(&mut self) {
         self.ceiling = true;
     }
@@ -93,9 +100,7 @@ impl Permit {
     }
 
     fn release(&mut self) {
-        if std::mem::take(&mut self.in_flight) {
-            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.leave_place();
         if std::mem::take(&mut self.ceiling) {
             self.seat.room.leave(&self.seat);
         }

@@ -253,6 +253,10 @@ impl Admission {
             let enforced = ceiling.mode.min(switch) == Mode::Enforce;
             limit!(enforced, self.enter(&mut permit, terms.allow, ask.now));
         }
+        if would_refuse.is_some() && !own {
+            // Enforced, it would have given its place back.
+            permit.leave_place();
+        }
         Verdict::Admit {
             permit: permit.holds_any().then_some(permit),
             would_refuse,

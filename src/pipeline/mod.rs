@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) peer: Option<Box<PeerFn>>,
     pub(crate) cost: Option<Box<CostFn>>,
     pub(crate) admission: Admission,
+    #[cfg(feature = "config")]
+    pub(crate) config: crate::config::Config,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
 }
@@ -93,6 +95,8 @@ impl Core {
             peer: None,
             cost: None,
             admission,
+            #[cfg(feature = "config")]
+            config: crate::config::Config::default(),
             grpc_routes: GrpcRoutes::default(),
             hook_panicked: AtomicBool::new(false),
         }

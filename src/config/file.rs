@@ -1,0 +1,257 @@
+//! What stands in `callerid.toml`.
+
+use std::collections::HashMap;
+
+use toml::{Table, Value};
+
+use super::read::{Reader, time_of};
+use crate::admit::policy::{Block, RoutePolicy};
+use crate::admit::{Ceiling, Mode, Policies, Policy};
+use crate::caller::Provenance;
+use crate::clock::Timestamp;
+use crate::roster::{Account, ApiKey};
+
+/// A configuration that has been read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) exempt: Option<Vec<String>>,
+    /// All but those of callers by name, which are in their accounts.
+    pub(crate) policies: Policies,
+    pub(crate) accounts: Vec<Account>,
+}
+
+/// Reads the merged tables of all files, and notes everything that is wrong with them.
+pub(super) fn read(table: &Table, now: Timestamp, problems: &mut Vec<String>) -> Contents {
+    let mut top = Reader::new("", table, problems);
+    let mut contents = Contents {
+        mode: top.parsed("mode"),
+        exempt: exempt(&mut top),
+        ..Contents::default()
+    };
+    let policies = &mut contents.policies;
+    policies.default = top.within("default", policy).unwrap_or_default();
+    top.within("provenance", |tables| {
+        for provenance in Provenance::ALL {
+            let table = tables.within(provenance.as_str(), |table| {
+                let total = table.parsed("total");
+                Policy {
+                    total,
+                    ..policy(table)
+                }
+            });
+            if let (Some(read), Some(place)) =
+                (table, policies.provenance.get_mut(provenance as usize))
+            {
+                *place = read;
+            }
+        }
+    });
+    policies.tiers = top
+        .each("tier", |_, table| policy(table))
+        .into_iter()
+        .collect::<HashMap<_, _>>();
+    let accounts = top.each("caller", |name, table| account(name, table, now));
+    contents.accounts = accounts.into_iter().map(|(_, account)| account).collect();
+    policies.ceiling = top.within("ceiling", ceiling).flatten();
+    top.within("on_runaway", |table| {
+        if table
+            .number("clamp")
+            .is_some_and(|clamp| !(clamp >= 1.0 && clamp.is_finite()))
+        {
+            table.say(
+                "clamp",
+                "is not a factor; use 1 or more, times the caller's own baseline",
+            );
+        }
+        limit_mode(table);
+    });
+    if top.any("fleet").is_some() {
+        top.say(
+            "fleet",
+            "needs the feature `redis` of callerid; build with it, or leave the table out",
+        );
+        top.within("fleet", fleet);
+    }
+    for account in &contents.accounts {
+        if let Some(tier) = &account.tier
+            && !policies.tiers.contains_key(tier)
+        {
+            top.say(
+                "caller",
+                format_args!(
+                    "{}.tier: there is no tier {tier:?}; add [tier.{tier}]",
+                    account.name
+                ),
+            );
+        }
+    }
+    top.end();
+    contents
+}
+
+fn exempt(top: &mut Reader<'_>) -> Option<Vec<String>> {
+    let list = top.list("exempt")?;
+    let mut paths = Vec::new();
+    for value in list {
+        match value.as_str() {
+            Some(path) => paths.push(path.to_owned()),
+            None => top.say(
+                "exempt",
+                format_args!("{value} is not a path; put it in quotes"),
+            ),
+        }
+    }
+    Some(paths)
+}
+
+/// `enforce` or `shadow`: what a limit does. The other two words are the switch's alone.
+fn limit_mode(table: &mut Reader<'_>) -> Option<Mode> {
+    table.word("mode", &["enforce", "shadow"])?.parse().ok()
+}
+
+/// The fields that every table of a policy has.
+fn policy(table: &mut Reader<'_>) -> Policy {
+    if table.word("scope", &["instance", "fleet"]) == Some("fleet") {
+        table.say(
+            "scope",
+            "\"fleet\" needs [fleet] and the feature `redis` of callerid; use \"instance\"",
+        );
+    }
+    let routes = table.each("route", |_, route| RoutePolicy {
+        quota: route.parsed("quota"),
+        burst: route.count("burst"),
+    });
+    let block = match (table.flag("block"), table.time("block_until")) {
+        (Some(true), Some(_)) => {
+            table.say(
+                "block",
+                "has an end in `block_until`; leave one of the two out",
+            );
+            None
+        }
+        (_, Some(end)) => Some(Block::Until(end)),
+        (Some(true), None) => Some(Block::Yes),
+        (Some(false), None) => Some(Block::No),
+        (None, None) => None,
+    };
+    Policy {
+        quota: table.parsed("quota"),
+        burst: table.count("burst"),
+        max_in_flight: table.count("max_in_flight"),
+        max_streams: table.count("max_streams"),
+        weight: table.number("weight"),
+        mode: limit_mode(table),
+        block,
+        allow: table.flag("allow"),
+        costs: table.counts("cost"),
+        routes,
+        total: None,
+    }
+}
+
+fn account(name: &str, table: &mut Reader<'_>, now: Timestamp) -> Account {
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    let mut account = Account::new(name);
+    account.owner = text(table.text("owner"));
+    account.contact = text(table.text("contact"));
+    account.runbook = text(table.text("runbook"));
+    account.tier = text(table.text("tier"));
+    account.accept_claimed = table.word("accept", &["claimed", "verified"]) == Some("claimed");
+    account.keys = keys(table);
+    table.within("expect", |expect| {
+        if expect
+            .number("factor")
+            .is_some_and(|factor| !(factor >= 1.0 && factor.is_finite()))
+        {
+            expect.say("factor", "is not a factor; use 1 or more");
+        }
+        if expect.time("until").is_some_and(|end| end <= now) {
+            expect.say(
+                "until",
+                "is in the past; use a later time, or leave `expect` out",
+            );
+        }
+    });
+    account.policy(policy(table))
+}
+
+fn keys(table: &mut Reader<'_>) -> Vec<ApiKey> {
+    let mut keys = Vec::new();
+    for (at, value) in table.list("api_key").unwrap_or_default().iter().enumerate() {
+        let Some(key) = value.as_table() else {
+            table.say(
+                "api_key",
+                format_args!("[{at}] is not a table; use {{ id = \"..\", sha256 = \"..\" }}"),
+            );
+            continue;
+        };
+        let text = |field: &str| key.get(field).and_then(Value::as_str);
+        let (Some(id), Some(sha256)) = (text("id"), text("sha256")) else {
+            table.say(
+                "api_key",
+                format_args!("[{at}] needs an `id` and a `sha256`"),
+            );
+            continue;
+        };
+        let mut made = ApiKey::sha256(id, sha256);
+        for field in key.keys() {
+            match field.as_str() {
+                "id" | "sha256" => {}
+                "not_after" => match key.get(field).and_then(time_of) {
+                    Some(end) => made = made.not_after(end),
+                    None => table.say("api_key", format_args!("[{at}].not_after is not a time; use one such as \"2027-01-01T00:00:00Z\"")),
+                },
+                _ => table.say("api_key", format_args!("[{at}].{field} is not a field; use id, not_after, sha256")),
+            }
+        }
+        keys.push(made);
+    }
+    keys
+}
+
+fn ceiling(table: &mut Reader<'_>) -> Option<Ceiling> {
+    let (max, hard_max, mode) = (
+        table.count("max_in_flight"),
+        table.count("hard_max"),
+        limit_mode(table),
+    );
+    if max.is_none() {
+        table.say(
+            "max_in_flight",
+            "is missing; say how many requests the service takes in at once",
+        );
+    }
+    Some(Ceiling {
+        max_in_flight: max?,
+        hard_max,
+        mode: mode.unwrap_or_default(),
+    })
+}
+
+/// The fields are known, so that a mistake in them is said together with the missing feature.
+fn fleet(table: &mut Reader<'_>) {
+    table.text("namespace");
+    table.word("mode", &["leased", "strict", "local"]);
+    table.word("on_failure", &["local_share", "open", "closed"]);
+    match table.any("redis") {
+        None => {}
+        Some(Value::String(url)) => {
+            // The address itself is never shown: that is where a password would be.
+            let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            if authority
+                .split('/')
+                .next()
+                .is_some_and(|host| host.contains('@'))
+            {
+                table.say("redis", "holds a password; put the address into the environment: { env = \"REDIS_URL\" }");
+            }
+        }
+        Some(Value::Table(source))
+            if source.len() == 1 && source.get("env").is_some_and(Value::is_str) => {}
+        Some(_) => table.say(
+            "redis",
+            "is not an address; use { env = \"REDIS_URL\" } or \"redis://host:6379\"",
+        ),
+    }
+}

@@ -1,0 +1,303 @@
+//! `callerid.toml`: policies and the roster in files, merged, checked as a whole, and read again while the service
+//! runs.
+
+mod file;
+mod read;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+pub(crate) use self::file::Contents;
+use crate::admit::policy::CallerPolicy;
+use crate::admit::{Mode, Policies, Policy};
+use crate::builder::Builder;
+use crate::callers::Callers;
+use crate::clock::{Clock, MonotonicClock, Timestamp};
+use crate::record::row::lock;
+use crate::roster::Account;
+
+/// The environment variable that overrules `mode` in the files.
+const MODE: &str = "CALLERID_MODE";
+
+/// A configuration that cannot be used, every problem at once; none of it has taken effect.
+#[derive(Debug)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl ConfigError {
+    /// Each problem, with its path and what to do:
+    /// `caller.checkout.quota: "10/fortnight" is not a rate; use N/s, N/min or N/h`.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("; "))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What the files say, laid over each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loaded {
+    merged: Table,
+    pub(crate) contents: Contents,
+}
+
+impl Loaded {
+    /// Lays another file over what is there.
+    fn add(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |problem: String| ConfigError {
+            problems: vec![format!("{}: {problem}", path.display())],
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let table: Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| fail(said(&error, &text)))?;
+        overlay(&mut self.merged, table);
+        Ok(())
+    }
+
+    /// Reads what has been merged, the environment included.
+    fn read(&mut self, now: Timestamp) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.contents = file::read(&self.merged, now, &mut problems);
+        if let Some(mode) = std::env::var_os(MODE) {
+            match mode.to_string_lossy().parse() {
+                Ok(mode) => self.contents.mode = Some(mode),
+                Err(error) => problems.push(format!("{MODE}: {error}")),
+            }
+        }
+        let (policies, roster) = self.contents.over(&Policies::default(), &[]);
+        problems.extend(policies.problems(now));
+        problems.extend(crate::roster::Roster::new(roster).err().unwrap_or_default());
+        let exempt = self.contents.exempt.iter().flatten();
+        problems.extend(
+            crate::pipeline::Exempt::new(exempt)
+                .err()
+                .unwrap_or_default(),
+        );
+        problems.sort();
+        problems.dedup();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError { problems })
+        }
+    }
+
+    /// A short hash of what the files say, to compare replicas by.
+    fn hash(&self) -> String {
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(self.merged.to_string()).into();
+        format!("{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
+/// Where a text is no TOML, without the text: a secret may stand in it.
+fn said(error: &toml::de::Error, text: &str) -> String {
+    let before = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("line {line}: {}", error.message())
+}
+
+/// Later wins, field by field. A quota brings its own burst: without one, the earlier burst does not stay.
+fn overlay(table: &mut Table, later: Table) {
+    if later.contains_key("quota") && !later.contains_key("burst") {
+        table.remove("burst");
+    }
+    for (key, value) in later {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(known)), Value::Table(later)) => overlay(known, later),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Contents {
+    /// The policies and accounts of the files laid over those of the program.
+    pub(crate) fn over(&self, base: &Policies, accounts: &[Account]) -> (Policies, Vec<Account>) {
+        let mut policies = self.policies.clone();
+        policies.default = policies.default.over(&base.default);
+        for (policy, wider) in policies.provenance.iter_mut().zip(&base.provenance) {
+            *policy = std::mem::take(policy).over(wider);
+        }
+        for (name, wider) in &base.tiers {
+            let tier = policies.tiers.entry(name.clone()).or_default();
+            *tier = std::mem::take(tier).over(wider);
+        }
+        policies.ceiling = policies.ceiling.or(base.ceiling);
+        let mut roster = accounts.to_vec();
+        for account in &self.accounts {
+            match roster.iter_mut().find(|known| known.name == account.name) {
+                None => roster.push(account.clone()),
+                Some(known) => {
+                    let mut merged = account.clone();
+                    merged.owner = merged.owner.or(known.owner.take());
+                    merged.contact = merged.contact.or(known.contact.take());
+                    merged.runbook = merged.runbook.or(known.runbook.take());
+                    merged.tier = merged.tier.or(known.tier.take());
+                    merged.accept_claimed |= known.accept_claimed;
+                    merged.keys.append(&mut known.keys);
+                    merged.policy = merged.policy.over(&known.policy);
+                    *known = merged;
+                }
+            }
+        }
+        let named = roster.iter().map(|account| {
+            let policy = CallerPolicy {
+                policy: account.policy.clone(),
+                tier: account.tier.clone(),
+            };
+            (account.name.clone(), policy)
+        });
+        policies.callers = named.collect();
+        (policies, roster)
+    }
+}
+
+impl Policy {
+    /// This one, with what it leaves open from `wider`.
+    fn over(mut self, wider: &Self) -> Self {
+        if self.quota.is_none() {
+            self.quota = wider.quota;
+            self.burst = self.burst.or(wider.burst);
+        }
+        self.costs.extend(wider.costs.iter().cloned());
+        self.routes.extend(wider.routes.iter().cloned());
+        Self {
+            max_in_flight: self.max_in_flight.or(wider.max_in_flight),
+            max_streams: self.max_streams.or(wider.max_streams),
+            weight: self.weight.or(wider.weight),
+            mode: self.mode.or(wider.mode),
+            block: self.block.or(wider.block),
+            allow: self.allow.or(wider.allow),
+            total: self.total.or(wider.total),
+            ..self
+        }
+    }
+}
+
+/// What a running table remembers of its configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Config(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the program itself says, under the files.
+    policies: Policies,
+    accounts: Vec<Account>,
+    mode: Option<Mode>,
+    loaded: Option<(String, bool)>,
+}
+
+impl Config {
+    pub(crate) fn new(policies: Policies, accounts: Vec<Account>, loaded: Option<&Loaded>) -> Self {
+        Self(Mutex::new(State {
+            policies,
+            accounts,
+            mode: loaded.and_then(|loaded| loaded.contents.mode),
+            loaded: loaded.map(|loaded| (loaded.hash(), true)),
+        }))
+    }
+
+    /// The hash of what is in force, and whether the last load succeeded; `None` without a file.
+    pub(crate) fn state(&self) -> Option<(String, bool)> {
+        lock(&self.0).loaded.clone()
+    }
+}
+
+impl Builder {
+    /// Reads policies and the roster from a `callerid.toml`. Said more than once, later files win field by field:
+    /// one roster for the organisation, one file for each service. What the files leave open, the program says.
+    /// `CALLERID_MODE` in the environment overrules `mode`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the files so far, with its path.
+    pub fn config(mut self, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let mut loaded = self.config.take().unwrap_or_default();
+        loaded.add(path.as_ref())?;
+        let now = self.time();
+        loaded.read(now)?;
+        self.config = Some(loaded);
+        Ok(self)
+    }
+}
+
+/// The time, where the program has set no clock.
+pub(crate) fn wall_time() -> Timestamp {
+    MonotonicClock::new().now()
+}
+
+impl Callers {
+    /// Reads the configuration again, from these files, and puts its policies and its `mode` in force for the next
+    /// request. Buckets whose quota stays are left as they are; a changed one inherits what is spent. A mode that
+    /// [`Callers::set_mode`] has set stays, unless the files say another than before.
+    ///
+    /// The roster itself (owners, API keys, `accept`) and `exempt` are read at the start only; a new caller's
+    /// policy applies to its name at once, wherever it is proven by another source than a key.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong; then all policies stay as they are, and
+    /// `callerid_config_last_reload_successful` is 0.
+    pub fn reload<P: AsRef<Path>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> Result<(), ConfigError> {
+        let core = self.core();
+        let now = core.ticker.now();
+        let mut state = lock(&core.config.0);
+        let load = || {
+            let mut loaded = Loaded::default();
+            for path in paths {
+                loaded.add(path.as_ref())?;
+            }
+            loaded.read(now)?;
+            let (policies, _) = loaded.contents.over(&state.policies, &state.accounts);
+            let problems = policies.problems(now);
+            if problems.is_empty() {
+                Ok((loaded, policies))
+            } else {
+                Err(ConfigError { problems })
+            }
+        };
+        match load() {
+            Ok((loaded, policies)) => {
+                let mode = loaded.contents.mode;
+                core.admission.set_policies(policies, now);
+                if mode != state.mode {
+                    core.admission.set_mode(mode.unwrap_or_default());
+                    state.mode = mode;
+                }
+                let hash = loaded.hash();
+                tracing::info!(%hash, "callerid: the configuration was read again");
+                state.loaded = Some((hash, true));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "callerid: the configuration is not usable; the old one stays in force");
+                let hash = state
+                    .loaded
+                    .take()
+                    .map(|(hash, _)| hash)
+                    .unwrap_or_default();
+                state.loaded = Some((hash, false));
+                Err(error)
+            }
+        }
+    }
+}

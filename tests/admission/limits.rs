@@ -1,0 +1,434 @@
+//! Quota, in flight, totals, blocks: who is refused, who is not, and what is counted.
+
+use callerid::{Account, Class, Fault, Mode, Policy, Provenance, Quota, Reason};
+use http::Request;
+
+use crate::support::{Rig, START, builder, claimed, from};
+
+#[test]
+fn with_no_policy_nothing_is_ever_refused() {
+    let rig = Rig::new(|builder| builder);
+    assert_eq!(rig.burst("a", 10_000), 10_000);
+    assert_eq!(rig.counts("a").refused.total(), 0);
+}
+
+#[test]
+fn a_quota_refuses_the_runaway_and_spares_the_rest() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_second(10).burst(20)));
+    assert_eq!(rig.burst("runaway", 100), 20);
+    assert_eq!(rig.burst("calm", 5), 5);
+    rig.wait(1_000);
+    assert_eq!(rig.burst("runaway", 100), 10);
+    assert_eq!(rig.reached(), 35);
+    let counts = rig.counts("runaway");
+    assert_eq!(
+        (
+            counts.started,
+            counts.refused[Reason::Quota],
+            counts.in_flight
+        ),
+        (200, 170, 0)
+    );
+    assert_eq!(
+        counts.started,
+        counts.by_class.total() + counts.refused.total()
+    );
+}
+
+#[test]
+fn trap_25_our_own_refusals_never_feed_an_error_class() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_second(1)));
+    rig.burst("a", 500);
+    let caller = rig.caller("a");
+    assert_eq!(caller.counts.refused.total(), 499);
+    assert_eq!(caller.counts.by_class.with_fault(Fault::Caller), 0);
+    assert_eq!(
+        (
+            caller.counts.by_class.total(),
+            caller.counts.by_class[Class::Throttled]
+        ),
+        (1, 0)
+    );
+    assert!(caller.failures.is_empty());
+    assert_eq!(caller.first_byte.unwrap().count, 1);
+}
+
+#[test]
+fn a_caller_without_a_row_is_refused_and_counted_too() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_second(5))
+            .max_exported(37)
+            .max_tracked(100)
+    });
+    for caller in 0..60 {
+        assert_eq!(rig.burst(&format!("c{caller}"), 7), 5);
+    }
+    let snapshot = rig.callers.snapshot();
+    for caller in &snapshot.callers {
+        let counts = caller.counts;
+        assert_eq!(
+            counts.started,
+            counts.by_class.total() + counts.refused.total() + counts.in_flight
+        );
+    }
+    let unexported = snapshot
+        .callers
+        .iter()
+        .find(|caller| !caller.exported)
+        .unwrap();
+    assert_eq!(
+        (unexported.counts.started, unexported.counts.refused.total()),
+        (7, 2)
+    );
+}
+
+#[test]
+fn in_flight_counts_to_the_end_of_the_body() {
+    let rig = Rig::new(|builder| builder.max_in_flight(2));
+    let first = rig.send(from("a"));
+    let second = rig.send(from("a"));
+    assert_eq!(rig.get("a"), 429);
+    assert_eq!(rig.counts("a").refused[Reason::InFlight], 1);
+    assert_eq!(rig.get("b"), 200);
+    drop(first); // cancelled: that frees a place too
+    assert_eq!(rig.get("a"), 200);
+    crate::support::text(second);
+    assert_eq!(rig.burst("a", 3), 3);
+    assert_eq!(rig.counts("a").in_flight, 0);
+}
+
+#[test]
+fn a_stream_leaves_the_count_while_there_is_room_for_streams() {
+    use http_body_util::BodyExt;
+    let rig =
+        Rig::new(|builder| builder.default_policy(Policy::new().max_in_flight(1).max_streams(1)));
+    let mut long = rig.send(from("a"));
+    rig.wait(11_000);
+    assert_eq!(rig.get("a"), 429, "nothing has passed yet");
+    // The only frame of this body is its last: the request ends there, and the place is free in any case.
+    crate::support::now(long.body_mut().frame())
+        .unwrap()
+        .unwrap();
+    assert_eq!(rig.get("a"), 200);
+}
+
+#[test]
+fn a_block_has_an_end_or_has_none() {
+    let end = START + std::time::Duration::from_secs(90);
+    let rig = Rig::new(|builder| {
+        builder
+            .caller(Account::new("gone").policy(Policy::new().block()))
+            .caller(Account::new("later").policy(Policy::new().block_until(end)))
+    });
+    let gone = rig.send(from("gone"));
+    assert_eq!(gone.status(), 403);
+    assert_eq!(gone.headers().get("retry-after"), None);
+    let later = rig.send(from("later"));
+    assert_eq!(later.status(), 429);
+    let after: u64 = crate::support::header(&later, "retry-after")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((90..=121).contains(&after), "{after}");
+    assert_eq!(rig.counts("later").refused[Reason::Blocked], 1);
+    rig.wait(90_000);
+    assert_eq!((rig.get("gone"), rig.get("later")), (403, 200));
+}
+
+#[test]
+fn a_policy_is_found_field_by_field() {
+    let rig = Rig::new(|builder| {
+        builder
+            .default_policy(Policy::new().quota(Quota::per_second(50)).max_in_flight(7))
+            .provenance(Provenance::Verified, Policy::new().weight(2.0))
+            .tier("batch", Policy::new().quota(Quota::per_second(10)).shadow())
+            .caller(
+                Account::new("night")
+                    .tier("batch")
+                    .policy(Policy::new().burst(3).enforce()),
+            )
+    });
+    assert_eq!(rig.burst("night", 10), 3);
+    assert_eq!(rig.burst("other", 60), 50);
+    let night = rig.caller("night").policy.unwrap();
+    assert_eq!(
+        (night.quota, night.burst, night.max_in_flight, night.weight),
+        (Some(10.0), Some(3), Some(7), 2.0)
+    );
+    assert_eq!(night.mode, Mode::Enforce);
+}
+
+#[test]
+fn routes_have_a_cost_and_a_quota_of_their_own() {
+    let rig = Rig::new(|builder| {
+        builder.default_policy(
+            Policy::new()
+                .quota(Quota::per_second(10))
+                .cost("POST /v1/orders", 5)
+                .route_quota("GET /v1/export", Quota::per_hour(2).burst(2)),
+        )
+    });
+    let ask = |method: &str, path: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-client-id", "a");
+        rig.ask(request.body(()).unwrap()).0
+    };
+    assert_eq!(
+        [
+            ask("POST", "/v1/orders"),
+            ask("POST", "/v1/orders"),
+            ask("POST", "/v1/orders")
+        ],
+        [200, 200, 429]
+    );
+    assert_eq!(ask("GET", "/v1/prices"), 429, "the orders spent it");
+    assert_eq!(
+        [
+            ask("GET", "/v1/export"),
+            ask("GET", "/v1/export"),
+            ask("GET", "/v1/export")
+        ],
+        [200, 200, 429]
+    );
+}
+
+#[test]
+fn a_cost_may_come_from_the_head_of_the_request() {
+    let rig = Rig::new(|builder| {
+        builder.quota(Quota::per_second(10)).cost(|head| {
+            let rows = head
+                .headers()
+                .get("x-rows")
+                .and_then(|rows| rows.to_str().ok()?.parse().ok());
+            rows.unwrap_or(1)
+        })
+    });
+    let ask = |rows: &str| {
+        let request = Request::get("/")
+            .header("x-client-id", "a")
+            .header("x-rows", rows);
+        rig.ask(request.body(()).unwrap()).0
+    };
+    assert_eq!(
+        [ask("6"), ask("6"), ask("4"), ask("1")],
+        [200, 429, 200, 429]
+    );
+    rig.wait(60_000);
+    assert_eq!(
+        ask("1000000"),
+        200,
+        "a cost above the burst takes all of it"
+    );
+    assert_eq!(ask("0"), 429);
+}
+
+#[test]
+fn trap_21_what_is_refused_narrowly_never_spends_what_is_shared() {
+    let rig = Rig::new(|builder| {
+        builder.provenance(
+            Provenance::Claimed,
+            Policy::new()
+                .quota(Quota::per_second(5))
+                .total(Quota::per_second(12)),
+        )
+    });
+    let runaway = (0..1_000)
+        .filter(|_| rig.ask(claimed("runaway")).0 == 200)
+        .count();
+    assert_eq!(runaway, 5);
+    let calm = (0..5).filter(|_| rig.ask(claimed("calm")).0 == 200).count();
+    assert_eq!(
+        calm, 5,
+        "the runaway's refused requests took nothing of the total"
+    );
+    let third = (0..5)
+        .filter(|_| rig.ask(claimed("third")).0 == 200)
+        .count();
+    assert_eq!(third, 2);
+    assert_eq!(rig.counts("third").refused[Reason::Quota], 3);
+}
+
+#[test]
+fn trap_5_eviction_is_not_amnesty() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_minute(1).burst(5))
+            .max_tracked(46)
+            .max_exported(37)
+            .idle_after(std::time::Duration::from_secs(1))
+    });
+    assert_eq!(rig.burst("spent", 20), 5);
+    // A flood of names fills the table and asks for the places of the others.
+    for round in 0..40 {
+        for name in 0..200 {
+            rig.ask(claimed(&format!("n{name}")));
+        }
+        rig.wait(1_000 * (round % 3));
+    }
+    assert_eq!(rig.burst("spent", 20), 0, "its bucket was not forgotten");
+}
+
+#[test]
+fn trap_5_callers_without_room_share_one_bucket() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_second(10))
+            .max_tracked(46)
+            .max_exported(37)
+    });
+    let mut overflow = 0;
+    for name in 0..1_000 {
+        overflow += u64::from(rig.ask(claimed(&format!("n{name}"))).0 == 200);
+    }
+    // 46 names with a bucket of their own, and ten requests of all the others.
+    assert_eq!(overflow, 46 + 10);
+    assert_eq!(rig.counts("__other__").refused[Reason::Quota], 1_000 - 56);
+}
+
+#[test]
+fn a_default_never_refuses_requests_without_a_caller() {
+    let proxied = || {
+        let request = Request::get("/").header("x-forwarded-for", "203.0.113.9");
+        request.body(()).unwrap()
+    };
+    let rig = Rig::new(|builder| builder.quota(Quota::per_second(2)).max_in_flight(1));
+    let admitted = (0..100).filter(|_| rig.ask(proxied()).0 == 200).count();
+    assert_eq!(admitted, 100);
+    // Only a policy that names them.
+    let rig = Rig::new(|builder| {
+        builder.provenance(
+            Provenance::Unknown,
+            Policy::new().quota(Quota::per_second(3)),
+        )
+    });
+    let admitted = (0..100).filter(|_| rig.ask(proxied()).0 == 200).count();
+    assert_eq!(admitted, 3);
+}
+
+#[test]
+fn a_probe_gets_its_answer_with_every_limit_exhausted() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_hour(1))
+            .max_in_flight(1)
+            .ceiling(callerid::Ceiling::new(1).hard_max(1))
+            .provenance(Provenance::Unknown, Policy::new().block())
+    });
+    let _held = rig.send(from("a"));
+    assert_eq!(rig.get("a"), 429);
+    assert_eq!(
+        rig.get("b"),
+        503,
+        "full, and nobody has more than its share"
+    );
+    let anonymous = || Request::get("/v1/prices").body(()).unwrap();
+    assert_eq!(rig.ask(anonymous()).0, 403);
+    for path in ["/healthz", "/livez", "/readyz", "/metrics"] {
+        assert_eq!(
+            rig.ask(Request::get(path).body(()).unwrap()).0,
+            200,
+            "{path}"
+        );
+    }
+    assert_eq!(rig.counts("__exempt__").refused.total(), 0);
+}
+
+#[test]
+fn allowed_callers_are_never_refused() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_second(1))
+            .ceiling(callerid::Ceiling::new(1).hard_max(1))
+            .caller(Account::new("health-check").policy(Policy::new().allow()))
+    });
+    let _held = rig.send(from("a"));
+    let held: Vec<_> = (0..50).map(|_| rig.send(from("health-check"))).collect();
+    assert!(held.iter().all(|answer| answer.status() == 200));
+}
+
+#[test]
+fn off_is_a_pass_through() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_second(1))
+            .response_header("x-caller")
+    });
+    rig.burst("a", 3);
+    rig.callers.set_mode(Mode::Off);
+    let answer = rig.send(from("a"));
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers().get("x-caller")),
+        (200, None)
+    );
+    assert_eq!(rig.burst("a", 100), 100);
+    assert_eq!(rig.counts("a").started, 3, "nothing is counted");
+    let mut service = tower::Layer::layer(
+        &rig.callers.layer(),
+        tower::service_fn(async |request: Request<()>| {
+            assert!(request.extensions().get::<callerid::Caller>().is_none());
+            Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<
+                bytes::Bytes,
+            >::default()))
+        }),
+    );
+    crate::support::now(tower::Service::call(&mut service, from("a"))).unwrap();
+    rig.callers.set_mode(Mode::Enforce);
+    assert_eq!(rig.get("a"), 429, "nothing was forgiven meanwhile");
+}
+
+#[test]
+fn observe_looks_at_no_policy() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_second(1)).mode(Mode::Observe));
+    assert_eq!(rig.burst("a", 10), 10);
+    let counts = rig.counts("a");
+    assert_eq!((counts.started, counts.would_refuse.total()), (10, 0));
+}
+
+#[test]
+fn what_is_wrong_with_limits_is_said_at_once_with_its_path() {
+    let clock = callerid::clock::ManualClock::at(START);
+    let error = builder(&clock)
+        .quota(Quota::per_second(0))
+        .max_in_flight(0)
+        .ceiling(callerid::Ceiling::new(10).hard_max(5))
+        .provenance(
+            Provenance::Claimed,
+            Policy::new().burst(0).cost("orders", 0),
+        )
+        .tier(
+            "batch",
+            Policy::new().weight(-1.0).total(Quota::per_second(1)),
+        )
+        .caller(
+            Account::new("a")
+                .tier("none")
+                .policy(Policy::new().block_until(START)),
+        )
+        .caller(
+            Account::new("b").policy(Policy::new().quota(Quota::per_second(2)).cost("GET /x", 3)),
+        )
+        .build()
+        .unwrap_err();
+    let problems: Vec<_> = error.problems().collect();
+    for path in [
+        "default.quota: \"0/s, burst 1\" lets nothing through",
+        "default.max_in_flight: 0",
+        "ceiling.hard_max: is below",
+        "provenance.claimed.burst: 0",
+        "provenance.claimed.cost.\"orders\": is not a route",
+        "provenance.claimed.cost.\"orders\": 0 is not a cost",
+        "tier.batch.weight: is not a weight",
+        "tier.batch.total: belongs to a provenance",
+        "caller.a.tier: there is no tier \"none\"",
+        "caller.a.block_until: is in the past",
+        "caller.b.cost.\"GET /x\": 3 is above the burst of \"2/s, burst 2\"",
+    ] {
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(path)),
+            "{path}: {problems:#?}"
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! What is refused, and what is not.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+mod ceiling;
+mod config;
+mod limits;
+mod refusals;
+mod shadow;
+mod sockets;
+mod support;
