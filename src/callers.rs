@@ -1,8 +1,9 @@
 //! The handle that users hold.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::admit::Mode;
+use crate::admit::{Mode, Quota, QuotaError};
 use crate::builder::Builder;
 use crate::clock::Timestamp;
 use crate::middleware::CallerLayer;
@@ -60,6 +61,39 @@ impl Callers {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.upkeep.core.admission.mode()
+    }
+
+    /// Holds a caller to a quota for a while, whatever policies say, and also where they are in shadow: for an
+    /// incident. It ends by itself, at the next tick after its time; what the caller has spent stays spent. The
+    /// switch still caps it. The name is that of the snapshot, a claimed one included.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let callers = callerid::Callers::builder().identify(callerid::identify::header("x")).build()?;
+    /// callers.clamp("checkout", "50/s", Duration::from_secs(30 * 60))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The quota is not a rate, or lets nothing through.
+    pub fn clamp(&self, caller: &str, quota: &str, lasting: Duration) -> Result<(), QuotaError> {
+        let quota: Quota = quota.parse()?;
+        if quota.problem().is_some() {
+            return Err(QuotaError::of(quota));
+        }
+        let core = &self.upkeep.core;
+        let now = core.ticker.now();
+        core.admission.clamp(caller, quota, now + lasting, now);
+        tracing::warn!(caller, %quota, ?lasting, "callerid: a caller was clamped");
+        Ok(())
+    }
+
+    /// Ends a clamp before its time. Says whether there was one.
+    pub fn lift_clamp(&self, caller: &str) -> bool {
+        let core = &self.upkeep.core;
+        core.admission.lift_clamp(caller, core.ticker.now())
     }
 
     /// Brings the metrics recorder up to date, as the thread does four times a second. Call it before a render of

@@ -19,7 +19,21 @@
 //! ```
 //!
 //! On axum put it on the router (`Router::layer`), where the matched route can be seen. Elsewhere too it belongs
-//! on the outside: above authentication, inside a panic catcher. Nothing is ever refused: this version observes.
+//! on the outside: above authentication, inside a panic catcher. Nothing is refused until a policy says so:
+//!
+//! ```
+//! # use callerid::{Callers, identify};
+//! use callerid::{Mode, Quota};
+//!
+//! # fn main() -> Result<(), callerid::BuildError> {
+//! let callers = Callers::builder()
+//!     .identify(identify::header("x-client-id").verified())
+//!     .quota(Quota::per_second(500).burst(1_000)) // each caller
+//!     .ceiling(512) // all together, fairly shared
+//!     .mode(Mode::Shadow) // count what would be refused; then `callers.set_mode(Mode::Enforce)`
+//!     .build()?;
+//! # Ok(()) }
+//! ```
 //!
 //! # The way of a request
 //!
@@ -36,6 +50,15 @@
 //! Every request that enters is counted once as started, and once as ended, whatever happens: its body ended, with
 //! trailers or an error; it was dropped on the way; the inner service returned an error or panicked. The end is
 //! the end of the **body**. The listing of this crate's folders is this picture.
+//!
+//! # Limits
+//!
+//! Between the caller table and the inner service stands admission: a block, the caller's quota ([`Quota`]), what it
+//! has in flight, the total of its provenance, and the service's [`Ceiling`], in this order. A [`Policy`] is found
+//! field by field: by caller, tier, provenance, default. Requests without identity are refused only by a policy
+//! for [`Provenance::Unknown`]. What is refused is answered with 429, or status 8 over gRPC, without reading the body
+//! ([`Refusal`]), and counted apart ([`Reason`]): never as an error of its caller. A request that a later limit
+//! refuses has spent its quota. [`Callers::set_mode`] is the switch; [`Callers::clamp`] is for an incident.
 //!
 //! # Metrics
 //!

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::ops::Index;
 
-use crate::admit::{Admission, Mode, Terms};
+pub use crate::admit::snapshot::{ByReason, CeilingSnapshot, PolicySnapshot};
+use crate::admit::{Admission, Mode};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::outcome::{Class, Fault, Reason};
+use crate::outcome::{Class, Fault};
 use crate::record::bounded::Bounded;
 use crate::record::histogram::Histogram;
 use crate::record::row::{Row, Totals};
@@ -42,38 +43,6 @@ pub struct Snapshot {
     pub impersonations: u64,
     /// Counts of callers whose row was given to another.
     pub forgotten: Counts,
-}
-
-/// The ceiling.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct CeilingSnapshot {
-    /// Requests that count against it.
-    pub in_flight: u32,
-    /// From this many on, only callers below their fair share are let in.
-    pub max_in_flight: u32,
-    /// From this many on, nobody is.
-    pub hard_max: u32,
-    /// Whether it refuses, or counts what it would refuse.
-    pub mode: Mode,
-}
-
-/// What applies to a caller.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct PolicySnapshot {
-    /// The quota, in requests per second.
-    pub quota: Option<f64>,
-    /// How many requests may come at once.
-    pub burst: Option<u32>,
-    /// How many may be in flight.
-    pub max_in_flight: Option<u32>,
-    /// The share of the ceiling.
-    pub weight: f64,
-    /// Whether these limits refuse, or count what they would refuse; the switch may say less.
-    pub mode: Mode,
 }
 
 /// One caller.
@@ -183,40 +152,6 @@ impl Index<Class> for ByClass {
 #[cfg(feature = "serde")]
 impl serde::Serialize for ByClass {
     /// As a map of the classes that have a count.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
-/// A count for every [`Reason`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ByReason([u64; Reason::COUNT]);
-
-impl ByReason {
-    /// Reasons with a count, in the order of [`Reason::ALL`].
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
-        let all = Reason::ALL.into_iter().map(|reason| (reason, self[reason]));
-        all.filter(|(_, count)| *count > 0)
-    }
-
-    /// The sum over all reasons.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.0.iter().sum()
-    }
-}
-
-impl Index<Reason> for ByReason {
-    type Output = u64;
-
-    fn index(&self, reason: Reason) -> &u64 {
-        &self.0[reason.index()]
-    }
-}
-
-#[cfg(feature = "serde")]
-impl serde::Serialize for ByReason {
-    /// As a map of the reasons that have a count.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
     }
@@ -366,14 +301,7 @@ impl Snapshot {
         Self {
             at: now.as_secs_f64(),
             mode: admission.mode(),
-            ceiling: admission
-                .ceiling()
-                .map(|(in_flight, ceiling)| CeilingSnapshot {
-                    in_flight,
-                    max_in_flight: ceiling.max_in_flight,
-                    hard_max: ceiling.hard(),
-                    mode: ceiling.mode,
-                }),
+            ceiling: CeilingSnapshot::take(admission),
             callers,
             unknown: UnknownSnapshot {
                 peers: faces
@@ -497,21 +425,8 @@ impl From<&Totals> for Counts {
             started: totals.started,
             in_flight: totals.in_flight(),
             by_class: ByClass(totals.by_class),
-            refused: ByReason(totals.refused),
-            would_refuse: ByReason(totals.would_refuse),
-        }
-    }
-}
-
-impl From<&Terms> for PolicySnapshot {
-    fn from(terms: &Terms) -> Self {
-        let quota = terms.quota();
-        Self {
-            quota: quota.map(|quota| quota.rate()),
-            burst: quota.map(|quota| quota.max_burst()),
-            max_in_flight: terms.max_in_flight(),
-            weight: terms.weight(),
-            mode: terms.mode(),
+            refused: ByReason::from(totals.refused),
+            would_refuse: ByReason::from(totals.would_refuse),
         }
     }
 }

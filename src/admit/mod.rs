@@ -7,6 +7,7 @@
 
 mod ceiling;
 mod check;
+mod clamp;
 mod fair;
 mod in_flight;
 mod mode;
@@ -15,17 +16,19 @@ pub(crate) mod policy;
 mod quota;
 mod refusal;
 mod seat;
+pub(crate) mod snapshot;
 mod terms;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::StatusCode;
 
 pub use self::ceiling::Ceiling;
 use self::ceiling::Room;
+use self::clamp::Clamps;
 pub(crate) use self::in_flight::Permit;
 pub use self::mode::{Mode, ModeError};
 pub(crate) use self::policy::Policies;
@@ -37,7 +40,7 @@ use self::refusal::Limit;
 pub(crate) use self::refusal::{Form, RefusalFn, Style};
 pub use self::refusal::{RateLimitHeaders, Refusal};
 pub(crate) use self::seat::Seat;
-use self::terms::{Totals, renewed};
+use self::terms::{Found, Totals, renewed};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
 use crate::outcome::Reason;
@@ -72,7 +75,14 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 struct Book {
     policies: Policies,
+    clamps: Clamps,
     totals: Totals,
+}
+
+impl Book {
+    fn limit_anything(&self) -> bool {
+        self.clamps.any() || self.policies.limit_anything()
+    }
 }
 
 /// What is decided of a request.
@@ -129,6 +139,7 @@ impl Admission {
             generation: AtomicU64::new(0),
             book: ArcSwap::from_pointee(Book {
                 policies: Policies::default(),
+                clamps: Clamps::default(),
                 totals: Totals::default(),
             }),
             changing: Mutex::default(),
@@ -143,6 +154,38 @@ impl Admission {
     /// Puts other policies in force for the next request. Buckets whose quota stays are left as they are.
     pub(crate) fn set_policies(&self, policies: Policies, now: Timestamp) {
         let _one_at_a_time = lock(&self.changing);
+        let clamps = self.book.load().clamps.clone();
+        self.publish(policies, clamps, now);
+    }
+
+    /// Holds a caller to a quota for a while, whatever policies say.
+    pub(crate) fn clamp(&self, name: &str, quota: Quota, until: Timestamp, now: Timestamp) {
+        self.change_clamps(now, |clamps| clamps.set(name, quota, until));
+    }
+
+    /// Ends a clamp before its time. Says whether there was one.
+    pub(crate) fn lift_clamp(&self, name: &str, now: Timestamp) -> bool {
+        self.change_clamps(now, |clamps| clamps.lift(name))
+    }
+
+    fn change_clamps<T>(&self, now: Timestamp, change: impl FnOnce(&mut Clamps) -> T) -> T {
+        let _one_at_a_time = lock(&self.changing);
+        let book = self.book.load_full();
+        let mut clamps = book.clamps.clone();
+        let changed = change(&mut clamps);
+        self.publish(book.policies.clone(), clamps, now);
+        changed
+    }
+
+    fn change_clamps_if_over(&self, now: Timestamp) -> Vec<String> {
+        if self.book.load().clamps.clone().end(now).is_empty() {
+            return Vec::new();
+        }
+        self.change_clamps(now, |clamps| clamps.end(now))
+    }
+
+    /// Call it with `changing` held.
+    fn publish(&self, policies: Policies, clamps: Clamps, now: Timestamp) {
         let before = self.book.load();
         let mut totals = Totals::default();
         let tables = policies.provenance.iter().zip(&before.totals);
@@ -151,7 +194,11 @@ impl Admission {
             *total = bucket.map(|bucket| (bucket, table.mode.unwrap_or_default()));
         }
         self.room.set(policies.ceiling);
-        self.book.store(Arc::new(Book { policies, totals }));
+        self.book.store(Arc::new(Book {
+            policies,
+            clamps,
+            totals,
+        }));
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.set_gate();
     }
@@ -166,9 +213,7 @@ impl Admission {
         let gate = match self.mode() {
             Mode::Off => Gate::Off,
             Mode::Observe => Gate::Open,
-            Mode::Shadow | Mode::Enforce if self.book.load().policies.limit_anything() => {
-                Gate::Guarded
-            }
+            Mode::Shadow | Mode::Enforce if self.book.load().limit_anything() => Gate::Guarded,
             Mode::Shadow | Mode::Enforce => Gate::Open,
         };
         self.gate.store(gate as u8, Ordering::Release);
@@ -209,11 +254,23 @@ impl Admission {
     /// Upkeep, a few times a second.
     pub(crate) fn tick(&self, now: Timestamp) {
         self.room.tidy(now);
+        if self.book.load().clamps.any() {
+            let over = self.change_clamps_if_over(now);
+            for name in over {
+                tracing::info!(caller = %name, "callerid: a clamp has ended");
+            }
+        }
     }
 
     /// Lets a request in, or says why not. A refusal takes nothing from the limit that it met.
     pub(crate) fn decide(&self, seat: Arc<Seat>, ask: &Ask<'_>) -> Verdict {
         let terms = self.terms(&seat, ask);
+        let Some(terms) = terms.as_deref() else {
+            return Verdict::Admit {
+                permit: None,
+                would_refuse: None,
+            };
+        };
         let switch = self.mode();
         let own = terms.mode.min(switch) == Mode::Enforce;
         self.room.note_time(ask.now);
@@ -234,8 +291,8 @@ impl Admission {
             };
         }
         if !terms.allow {
-            limit!(own, block(&terms, ask));
-            limit!(own, quota(&terms, ask));
+            limit!(own, block(terms, ask));
+            limit!(own, quota(terms, ask));
             if let Some(max) = terms.max_in_flight {
                 limit!(
                     own,
@@ -249,8 +306,8 @@ impl Admission {
                 );
             }
         }
-        if let Some(ceiling) = self.book.load().policies.ceiling {
-            let enforced = ceiling.mode.min(switch) == Mode::Enforce;
+        if let Some(mode) = terms.ceiling {
+            let enforced = mode.min(switch) == Mode::Enforce;
             limit!(enforced, self.enter(&mut permit, terms.allow, ask.now));
         }
         if would_refuse.is_some() && !own {
@@ -283,34 +340,49 @@ impl Admission {
     }
 
     /// What applies to the caller now.
-    fn terms(&self, seat: &Seat, ask: &Ask<'_>) -> Arc<Terms> {
+    #[inline]
+    fn terms(&self, seat: &Seat, ask: &Ask<'_>) -> Guard<Option<Arc<Terms>>> {
         let generation = self.generation.load(Ordering::Acquire);
-        let known = |seat: &Seat| {
-            seat.terms
-                .load_full()
-                .filter(|terms| terms.generation == generation)
-        };
-        if let Some(terms) = known(seat) {
+        let terms = seat.terms.load();
+        if terms
+            .as_ref()
+            .is_some_and(|terms| terms.generation == generation)
+        {
             return terms;
         }
-        // One thread renews: two new buckets would be two bursts.
+        drop(terms);
+        self.renew(seat, ask, generation);
+        seat.terms.load()
+    }
+
+    /// One thread renews: two new buckets would be two bursts.
+    #[cold]
+    fn renew(&self, seat: &Seat, ask: &Ask<'_>, generation: u64) {
         let _one_at_a_time = lock(&seat.renewing);
-        if let Some(terms) = known(seat) {
-            return terms;
-        }
         let before = seat.terms.load_full();
+        if before
+            .as_ref()
+            .is_some_and(|terms| terms.generation >= generation)
+        {
+            return;
+        }
         let book = self.book.load();
-        let terms = Arc::new(Terms::new(
-            &book.policies,
-            generation,
-            &book.totals,
-            &ask.subject,
-            before.as_deref(),
-            ask.now,
-        ));
+        let mut tables = book.policies.tables(&ask.subject);
+        let clamp = book.clamps.of(ask.subject.name);
+        tables.splice(0..0, clamp);
+        let found = Found {
+            tables: &tables,
+            total: book
+                .totals
+                .get(ask.subject.provenance as usize)
+                .cloned()
+                .flatten(),
+            ceiling: book.policies.ceiling.map(|ceiling| ceiling.mode),
+            clamped: clamp.is_some(),
+        };
+        let terms = Terms::new(generation, found, before.as_deref(), ask.now);
         seat.weight.set(terms.weight);
-        seat.terms.store(Some(Arc::clone(&terms)));
-        terms
+        seat.terms.store(Some(Arc::new(terms)));
     }
 
     /// The answer to a request that is refused.

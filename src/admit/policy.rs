@@ -137,6 +137,13 @@ impl Policy {
         self
     }
 
+    /// Lifts a block that a wider table gives.
+    #[must_use]
+    pub fn unblock(mut self) -> Self {
+        self.block = Some(Block::No);
+        self
+    }
+
     /// Never refuses, also at the ceiling.
     #[must_use]
     pub fn allow(mut self) -> Self {

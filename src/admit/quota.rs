@@ -59,6 +59,16 @@ impl Per {
     }
 }
 
+impl Per {
+    const fn unit(self) -> &'static str {
+        match self {
+            Self::Second => "s",
+            Self::Minute => "min",
+            Self::Hour => "h",
+        }
+    }
+}
+
 impl Quota {
     /// So many requests a second.
     #[must_use]
@@ -144,11 +154,7 @@ impl Quota {
 
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let per = match self.per {
-            Per::Second => "s",
-            Per::Minute => "min",
-            Per::Hour => "h",
-        };
+        let per = self.per.unit();
         write!(f, "{}/{per}, burst {}", self.count, self.max_burst())
     }
 }
@@ -160,6 +166,12 @@ pub struct QuotaError(String);
 impl fmt::Display for QuotaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} is not a rate; use N/s, N/min or N/h", self.0)
+    }
+}
+
+impl QuotaError {
+    pub(crate) fn of(quota: Quota) -> Self {
+        Self(format!("{}/{}", quota.count, quota.per.unit()))
     }
 }
 

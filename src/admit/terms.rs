@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::policy::{Block, Mode, Policies, Policy, quota_of};
+use super::policy::{Block, Mode, Policy, quota_of};
 use super::quota::{Bucket, Quota};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
@@ -32,6 +32,19 @@ pub(crate) struct Terms {
     pub(super) weight: f64,
     /// What all callers of this provenance share, and the mode of that.
     pub(super) total: Option<(Arc<Bucket>, Mode)>,
+    /// What the ceiling does, if there is one.
+    pub(super) ceiling: Option<Mode>,
+    /// One quota for all routes, while a clamp lasts.
+    clamped: bool,
+}
+
+/// What policies say of a caller: its tables, the narrowest first, and what it shares.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub(super) tables: &'a [&'a Policy],
+    pub(super) total: Option<(Arc<Bucket>, Mode)>,
+    pub(super) ceiling: Option<Mode>,
+    pub(super) clamped: bool,
 }
 
 #[derive(Debug)]
@@ -45,20 +58,18 @@ pub(super) struct RouteTerms {
 pub(super) type Totals = [Option<(Arc<Bucket>, Mode)>; Provenance::ALL.len()];
 
 impl Terms {
-    /// What `policies` say of `subject`. Buckets whose quota is what it was stay; a changed one inherits.
+    /// What was found for a caller. Buckets whose quota is what it was stay; a changed one inherits.
     pub(super) fn new(
-        policies: &Policies,
         generation: u64,
-        totals: &Totals,
-        subject: &Subject<'_>,
+        found: Found<'_>,
         before: Option<&Self>,
         now: Timestamp,
     ) -> Self {
-        let tables = policies.tables(subject);
+        let tables = found.tables;
         let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
         let first =
             |field: fn(&Policy) -> Option<u32>| tables.iter().find_map(|table| field(table));
-        let routes = routes_of(&tables).into_iter().map(|(route, quota, cost)| {
+        let routes = routes_of(tables).into_iter().map(|(route, quota, cost)| {
             let old = before
                 .and_then(|before| before.route_named(route))
                 .and_then(|old| old.bucket.as_ref());
@@ -81,7 +92,9 @@ impl Terms {
             max_in_flight: first(|table| table.max_in_flight),
             max_streams: first(|table| table.max_streams),
             weight: tables.iter().find_map(|table| table.weight).unwrap_or(1.0),
-            total: totals.get(subject.provenance as usize).cloned().flatten(),
+            total: found.total,
+            ceiling: found.ceiling,
+            clamped: found.clamped,
         }
     }
 
@@ -101,6 +114,7 @@ impl Terms {
         };
         match self.routes.iter().find(is) {
             None => (self.bucket.as_ref(), 1),
+            Some(route) if self.clamped => (self.bucket.as_ref(), route.cost),
             Some(route) => (route.bucket.as_ref().or(self.bucket.as_ref()), route.cost),
         }
     }
