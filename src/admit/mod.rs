@@ -45,6 +45,11 @@ use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
 use crate::outcome::Reason;
 
+/// Bytes that a caller with a quota takes here, beside its entry: the seat, its terms and a bucket.
+#[cfg(test)]
+pub(crate) const MEMORY: usize =
+    size_of::<Seat>() + size_of::<Terms>() + size_of::<quota::Bucket>() + 64;
+
 /// What a request meets at the door: one relaxed load where nothing is ever refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -205,11 +205,14 @@ mod tests {
     #[test]
     fn an_entry_keeps_to_its_share_of_a_kilobyte() {
         let name = 2 * crate::caller::MAX_NAME;
+        let seat = crate::admit::MEMORY;
         assert!(
             size_of::<Entry>() + name + 64 <= 1024,
             "{}",
             size_of::<Entry>()
         );
+        // What a caller adds once a policy may refuse it.
+        assert!(seat <= 640, "{seat}");
     }
 
     #[test]

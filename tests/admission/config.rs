@@ -484,3 +484,26 @@ fn the_environment_overrules_the_file() {
     assert!(run("shadow").contains("mode shadow"));
     assert!(run("loud").contains("error CALLERID_MODE: \"loud\" is not a mode"));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_reload_follows_the_symbolic_links_of_a_config_map() {
+    use std::os::unix::fs::symlink;
+    let name = format!("callerid-map-{}", std::process::id());
+    let root = std::env::temp_dir().join(name);
+    for (version, rate) in [("..v1", "2/s"), ("..v2", "4/s")] {
+        std::fs::create_dir_all(root.join(version)).unwrap();
+        let text = format!("[default]\nquota = \"{rate}\"\n");
+        std::fs::write(root.join(version).join("callerid.toml"), text).unwrap();
+    }
+    symlink("..v1", root.join("..data")).unwrap();
+    symlink("..data/callerid.toml", root.join("callerid.toml")).unwrap();
+    let path = root.join("callerid.toml");
+    let rig = Rig::new(|builder| builder.config(&path).unwrap());
+    assert_eq!(rig.burst("a", 9), 2);
+    symlink("..v2", root.join("..tmp")).unwrap();
+    std::fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
+    rig.callers.reload([&path]).unwrap();
+    assert_eq!(rig.burst("b", 9), 4);
+    std::fs::remove_dir_all(&root).unwrap();
+}

@@ -541,3 +541,34 @@ fn a_late_identity_takes_its_place_in_flight_along() {
     assert_eq!(rig.get("late"), 200);
     assert_eq!(rig.callers.snapshot().ceiling.unwrap().in_flight, 0);
 }
+
+#[test]
+fn in_every_snapshot_what_started_is_what_ended_was_refused_or_is_in_flight() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_hour(5_000).burst(5_000)).ceiling(3));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (rig, stop) = (&rig, &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    rig.get(["a", "b"][thread % 2]);
+                }
+            });
+        }
+        loop {
+            let snapshot = rig.callers.snapshot();
+            for caller in &snapshot.callers {
+                let counts = caller.counts;
+                let left = counts.by_class.total() + counts.refused.total();
+                assert_eq!(counts.started, left + counts.in_flight);
+                assert!(counts.in_flight <= 3, "{counts:?}");
+            }
+            if snapshot.caller("a").is_some_and(|a| a.counts.refused.total() > 20_000) {
+                break;
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let sent: u64 = ["a", "b"].iter().map(|name| rig.counts(name).by_class.total()).sum();
+    assert_eq!(sent, rig.reached());
+}
