@@ -36,7 +36,9 @@ fn watch(callers: &Callers, path: &Path) {
         seen = now;
         match callers.reload([path]) {
             Ok(()) => println!("read again; mode {}", callers.mode()),
-            Err(error) => error.problems().for_each(|problem| eprintln!("not used: {problem}")),
+            Err(error) => error
+                .problems()
+                .for_each(|problem| eprintln!("not used: {problem}")),
         }
     }
 }

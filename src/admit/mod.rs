@@ -98,7 +98,7 @@ pub(crate) enum Verdict {
         /// Why it would have been refused, were the limits in shadow enforced.
         would_refuse: Option<Reason>,
     },
-    Refuse(Box<Denial>),
+    Refuse(Denial),
 }
 
 /// A request that is over a limit.
@@ -106,6 +106,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Denial {
     pub(crate) reason: Reason,
     limit: Limit,
+    /// Whole tokens that are left.
+    left: u64,
     status: StatusCode,
     /// How long until it could be let in; `None` where waiting does not help.
     wait: Option<Duration>,
@@ -288,7 +290,7 @@ impl Admission {
                 if $enforced || would_refuse.is_none() {
                     if let Err(denial) = $check {
                         if $enforced {
-                            return Verdict::Refuse(Box::new(denial));
+                            return Verdict::Refuse(denial);
                         }
                         would_refuse = Some(denial.reason);
                     }
@@ -334,6 +336,7 @@ impl Admission {
             Err(full) => Err(Denial {
                 reason: Reason::Ceiling,
                 limit: Limit::Ceiling,
+                left: 0,
                 status: if full.caused {
                     StatusCode::TOO_MANY_REQUESTS
                 } else {
@@ -408,6 +411,7 @@ impl Admission {
             retry_after: told.map(|told| told.after),
             close: told.is_some_and(|told| told.close),
             limit: denial.limit,
+            left: denial.left,
             caller,
             head: form.method == http::Method::HEAD,
             http1: form.is_http1(),
@@ -434,6 +438,7 @@ impl Denial {
         Self {
             reason: Reason::InFlight,
             limit: Limit::InFlight(max),
+            left: 0,
             status: StatusCode::TOO_MANY_REQUESTS,
             wait: Some(Duration::ZERO),
         }
@@ -446,6 +451,7 @@ fn block(terms: &Terms, ask: &Ask<'_>) -> Result<(), Denial> {
         Some(left) => Err(Denial {
             reason: Reason::Blocked,
             limit: Limit::Block,
+            left: 0,
             status: left.map_or(StatusCode::FORBIDDEN, |_| StatusCode::TOO_MANY_REQUESTS),
             wait: left,
         }),
@@ -471,8 +477,8 @@ fn take(
         limit: Limit::Quota {
             name,
             quota: bucket.quota,
-            left: bucket.left(now),
         },
+        left: bucket.left(now),
         status: StatusCode::TOO_MANY_REQUESTS,
         wait: Some(wait),
     })

@@ -32,7 +32,7 @@ pin_project! {
             echo: Option<(HeaderName, Caller)>,
         },
         // Taken by the poll that hands it out.
-        Refused { response: Option<Box<Response<Bytes>>> },
+        Refused { response: Option<Response<Bytes>> },
     }
 }
 
@@ -55,7 +55,7 @@ impl<F> ResponseFuture<F> {
     pub(super) fn refused(response: Response<Bytes>) -> Self {
         Self {
             way: Way::Refused {
-                response: Some(Box::new(response)),
+                response: Some(response),
             },
         }
     }

@@ -544,7 +544,11 @@ fn a_late_identity_takes_its_place_in_flight_along() {
 
 #[test]
 fn in_every_snapshot_what_started_is_what_ended_was_refused_or_is_in_flight() {
-    let rig = Rig::new(|builder| builder.quota(Quota::per_hour(5_000).burst(5_000)).ceiling(3));
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_hour(5_000).burst(5_000))
+            .ceiling(3)
+    });
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..3 {
@@ -563,12 +567,18 @@ fn in_every_snapshot_what_started_is_what_ended_was_refused_or_is_in_flight() {
                 assert_eq!(counts.started, left + counts.in_flight);
                 assert!(counts.in_flight <= 3, "{counts:?}");
             }
-            if snapshot.caller("a").is_some_and(|a| a.counts.refused.total() > 20_000) {
+            if snapshot
+                .caller("a")
+                .is_some_and(|a| a.counts.refused.total() > 20_000)
+            {
                 break;
             }
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    let sent: u64 = ["a", "b"].iter().map(|name| rig.counts(name).by_class.total()).sum();
+    let sent: u64 = ["a", "b"]
+        .iter()
+        .map(|name| rig.counts(name).by_class.total())
+        .sum();
     assert_eq!(sent, rig.reached());
 }
