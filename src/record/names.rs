@@ -182,4 +182,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_table_in_the_documentation_has_every_metric_and_no_other() {
+        let docs = include_str!("../lib.rs");
+        let rows = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `callerid_"));
+        let mut documented: Vec<(String, String)> = rows
+            .filter_map(|row| {
+                let mut cells = row.split('|').map(str::trim);
+                let name = format!("callerid_{}", cells.next()?.trim_end_matches('`'));
+                Some((name, cells.next()?.to_owned()))
+            })
+            .collect();
+        documented.sort();
+        let kind = |kind: Kind| format!("{kind:?}").to_lowercase();
+        let mut recorded: Vec<_> = METRICS
+            .into_iter()
+            .map(|(name, of, ..)| (name.to_owned(), kind(of)))
+            .collect();
+        recorded.sort();
+        assert_eq!(documented, recorded);
+    }
 }
