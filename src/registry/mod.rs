@@ -238,7 +238,6 @@ impl Registry {
         wanted: &Wanted<'_>,
         now: Timestamp,
     ) -> Place {
-        let asked = who.trust;
         let claim;
         let mut who = *who;
         if who.trust == Trust::Weaker
@@ -277,17 +276,10 @@ impl Registry {
         };
         // A claim of a name that is on the roster is never remembered: it is counted each time.
         if who.name == wanted.name {
-            let wanted = Wanted {
-                trust: asked,
-                ..*wanted
-            };
-            cache::remember(Slot::new(
-                &wanted,
-                epoch,
-                Arc::clone(&entry),
-                Arc::clone(&lane),
-                caller.clone(),
-            ));
+            cache::remember(wanted.hash, || {
+                let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
+                Slot::new(wanted, epoch, entry, lane, caller.clone())
+            });
         }
         let tracked = entry.row().is_none().then_some(entry);
         Place {
