@@ -245,7 +245,9 @@ impl Eq for Caller {}
 #[must_use]
 #[inline]
 pub fn valid_name(raw: &[u8]) -> Option<&str> {
-    std::str::from_utf8(trimmed(raw)?).ok().filter(|name| is_valid(name))
+    std::str::from_utf8(trimmed(raw)?)
+        .ok()
+        .filter(|name| is_valid(name))
 }
 
 /// [`valid_name`] for text that is known to be UTF-8.
@@ -261,7 +263,9 @@ pub(crate) fn valid_text(raw: &str) -> Option<&str> {
 
 /// Like [`valid_name`], with our own prefixes allowed: for names that this crate makes.
 pub(crate) fn valid_token(raw: &[u8]) -> Option<&str> {
-    std::str::from_utf8(trimmed(raw)?).ok().filter(|name| is_visible(name))
+    std::str::from_utf8(trimmed(raw)?)
+        .ok()
+        .filter(|name| is_visible(name))
 }
 
 fn trimmed(raw: &[u8]) -> Option<&[u8]> {

@@ -60,7 +60,10 @@ impl Identify for HeaderSource {
         };
         // As many lines as names: no header is there twice.
         if headers.len() > headers.keys_len()
-            && headers.get_all(name).iter().any(|line| valid_name(line.as_bytes()) != Some(valid))
+            && headers
+                .get_all(name)
+                .iter()
+                .any(|line| valid_name(line.as_bytes()) != Some(valid))
         {
             return Some(Identity::invalid());
         }

@@ -89,7 +89,11 @@ impl Core {
         let place = self.place(&head, route, now);
         // Hardly a GET has a body: it does not pay for the look.
         let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
-        let length = if bodyless { 0 } else { declared_length(head.headers()).unwrap_or(0) };
+        let length = if bodyless {
+            0
+        } else {
+            declared_length(head.headers()).unwrap_or(0)
+        };
         let trace_id = head
             .headers()
             .get(&TRACEPARENT)
@@ -108,7 +112,10 @@ impl Core {
             request.extensions_mut().insert(slot);
         }
         crate::span::record_caller(caller.name());
-        let echo = self.response_header.clone().map(|header| (header, caller.clone()));
+        let echo = self
+            .response_header
+            .clone()
+            .map(|header| (header, caller.clone()));
         request.extensions_mut().insert(caller);
         Some(Admitted { ticket, echo })
     }

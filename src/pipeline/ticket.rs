@@ -187,7 +187,11 @@ impl Ticket {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let detail = if self.rare.is_some() { self.settle_rare(verdict) } else { None };
+        let detail = if self.rare.is_some() {
+            self.settle_rare(verdict)
+        } else {
+            None
+        };
         let lane = &self.place.lane;
         lane.settle(Settlement {
             class,
