@@ -158,10 +158,13 @@ pub(crate) async fn run(address: SocketAddr, callers: Callers) {
             crowd.spawn(repeat(sender.clone(), began, rate, call, during));
         }
     }
+    let mut before = None;
     loop {
         sleep(GLANCE).await;
         let (_, act) = now_playing(began);
-        say(&glance::render(&callers.snapshot(), act));
+        let snapshot = callers.snapshot();
+        say(&glance::render(&snapshot, before.as_ref(), act));
+        before = Some(snapshot);
     }
 }
 
