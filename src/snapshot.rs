@@ -428,7 +428,7 @@ impl From<FailedRequest> for FailureSnapshot {
             status: failed.status,
             class: failed.class,
             code: failed.code.map(String::from),
-            trace_id: (failed.trace_id != 0).then(|| format!("{:032x}", failed.trace_id)),
+            trace_id: failed.trace_id.read().map(str::to_owned),
         }
     }
 }

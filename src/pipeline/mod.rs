@@ -23,7 +23,7 @@ use crate::classify::{Classify, declared_length};
 use crate::clock::{Ticker, Timestamp};
 use crate::identify::{Head, Identify, Identity};
 use crate::record::route::RouteRef;
-use crate::record::sample::trace_id;
+use crate::record::sample::TraceId;
 use crate::registry::entry::Trust;
 use crate::registry::faces::Face;
 use crate::registry::{Place, Registry, Who};
@@ -100,7 +100,9 @@ impl Core {
         let trace_id = head
             .headers()
             .get(&TRACEPARENT)
-            .map_or(0, |value| trace_id(value.as_bytes()));
+            .map_or_else(TraceId::default, |value| {
+                TraceId::in_traceparent(value.as_bytes())
+            });
         let Place {
             lane,
             tracked,

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::outcome::{Class, ErrorDetail};
 use crate::record::lane::{Lane, Settlement};
 use crate::record::route::RouteRef;
-use crate::record::sample::{FailedRequest, short};
+use crate::record::sample::{FailedRequest, TraceId, short};
 use crate::registry::entry::Entry;
 
 /// An open request: counted as started, not yet as ended.
@@ -29,7 +29,7 @@ pub(crate) struct Ticket {
     /// How much of the declared length of the response is still to come.
     expected: Option<u64>,
     status: Option<StatusCode>,
-    trace_id: u128,
+    trace_id: TraceId,
     rare: Option<Box<Rare>>,
     settled: bool,
 }
@@ -65,7 +65,7 @@ impl Ticket {
         begun: Timestamp,
         classify: Classify,
         request_bytes: u64,
-        trace_id: u128,
+        trace_id: TraceId,
     ) -> Self {
         lane.start();
         Self {
