@@ -72,10 +72,10 @@ async fn run(args: Args) -> Result<(), Error> {
         .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     let address = listener.local_addr()?;
 
-    // What is mounted after the layer is outside of it: never counted, never refused.
-    let app = api::routes()
-        .layer(callers.layer())
-        .merge(operator::routes(callers.clone(), metrics.clone()));
+    // The operator's routes are outside of the layer: never counted, never refused. The API is merged into them,
+    // not they into it: the fallback, which counts paths that are no route, is that of the router merged last.
+    let app = operator::routes(callers.clone(), metrics.clone())
+        .merge(api::routes().layer(callers.layer()));
     let (stop, mut stopped) = watch::channel(());
     let server = axum::serve(
         listener,
