@@ -223,10 +223,11 @@ impl Ticket {
     fn settle_rare(&mut self, verdict: Verdict) -> Option<ErrorDetail> {
         self.settle_identity();
         let rare = *self.rare.take()?;
-        if let Some((path, core)) = &rare.unlearnt {
-            if verdict.method_exists && core.grpc_routes.learn(path) {
-                self.reroute(path, core);
-            }
+        if let Some((path, core)) = &rare.unlearnt
+            && verdict.method_exists
+            && core.grpc_routes.learn(path)
+        {
+            self.reroute(path, core);
         }
         rare.detail
     }
