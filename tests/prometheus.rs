@@ -223,7 +223,7 @@ fn go_away(demo: &Demo) {
         .collect();
     for stream in &mut connections[3..] {
         let mut begun = [0; 16];
-        stream.read_exact(&mut begun).unwrap();
+        stream.read_exact(&mut begun).expect("the stream begins");
     }
     let in_flight = || demo.metric("callerid_in_flight_requests", &[("caller", "mobile-bff")]);
     until("five requests are in flight", || {
@@ -263,7 +263,7 @@ fn the_contract_holds(scrape: &str) {
                 Some("_bucket" | "_sum" | "_count") => *kind == "histogram",
                 _ => false,
             });
-        let (_, _, expected) = family.unwrap();
+        let (_, _, expected) = family.expect("no metric is outside the contract");
         let bucket = sample.name.ends_with("_bucket");
         let labels = sample.labels.keys().map(String::as_str);
         let labels: Vec<_> = labels.filter(|label| !bucket || *label != "le").collect();
@@ -300,11 +300,11 @@ fn promtool_has_nothing_to_say(scrape: &str) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(scrape.as_bytes()).unwrap();
+        .expect("promtool starts");
+    let mut stdin = promtool.stdin.take().expect("it is piped");
+    stdin.write_all(scrape.as_bytes()).expect("promtool reads");
     drop(stdin);
-    let checked = promtool.wait_with_output().unwrap();
+    let checked = promtool.wait_with_output().expect("promtool ends");
     let said = [checked.stdout, checked.stderr].concat();
     assert!(
         checked.status.success() && said.is_empty(),
@@ -365,7 +365,7 @@ impl Prometheus {
         });
         let prometheus = Self {
             address: address.expect("Prometheus logs where it listens"),
-            running: running,
+            running,
         };
         until("Prometheus reaches the demo", || {
             (prometheus.by("up == 1", &["job"]).len() == 1).then_some(())

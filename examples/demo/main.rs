@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use axum::extract::{ConnectInfo, MatchedPath};
 use callerid::{Callers, LATENCY_BUCKETS, identify};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -62,6 +63,9 @@ async fn run(args: Args) -> Result<(), Error> {
     let id = identify::header("x-client-id");
     let callers = Callers::builder()
         .identify(if args.claimed { id } else { id.verified() })
+        // Feature `axum` does both by itself; this way the demo runs without naming a feature.
+        .route(|head| head.extensions().get().map(MatchedPath::as_str))
+        .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
         .build()?;
     let metrics = recorder()?;
 

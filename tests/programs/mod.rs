@@ -16,11 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Asks again and again until there is an answer.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask() {
@@ -32,7 +32,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The demo, built as the tests are.
-pub fn demo() -> Command {
+pub(crate) fn demo() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     Command::new(BINARY.get_or_init(build_demo))
 }
@@ -58,7 +58,7 @@ fn build_demo() -> PathBuf {
 }
 
 /// A program that runs until it is told to end.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
@@ -66,7 +66,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -85,7 +85,7 @@ impl Running {
     }
 
     /// The next line of its standard output; `None` at its end.
-    pub fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         match self.stdout.recv_timeout(DEADLINE) {
             Err(mpsc::RecvTimeoutError::Timeout) => None,
             line => line.ok(),
@@ -93,7 +93,7 @@ impl Running {
     }
 
     /// The first line of its log that contains `text`.
-    pub fn logged(&self, text: &str) -> Option<String> {
+    pub(crate) fn logged(&self, text: &str) -> Option<String> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -105,17 +105,17 @@ impl Running {
         }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("sh").args(["-c", &kill]).status();
         assert!(sent.expect("sh runs").success(), "{kill}");
     }
 
-    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is ours to wait for")
     }
 
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         until("the program ends", || self.has_ended())
     }
 }
@@ -148,14 +148,14 @@ fn lines(pipe: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> Receive
 }
 
 /// A demo that serves.
-pub struct Demo {
-    pub running: Running,
-    pub address: SocketAddr,
+pub(crate) struct Demo {
+    pub(crate) running: Running,
+    pub(crate) address: SocketAddr,
 }
 
 impl Demo {
     /// Starts it on a port of its own, without the simulated callers.
-    pub fn start(more: &[&str]) -> Self {
+    pub(crate) fn start(more: &[&str]) -> Self {
         let mut command = demo();
         command
             .args(["--listen", "127.0.0.1:0", "--no-traffic"])
@@ -163,7 +163,7 @@ impl Demo {
         Self::ready(Running::start(&mut command))
     }
 
-    pub fn ready(running: Running) -> Self {
+    pub(crate) fn ready(running: Running) -> Self {
         let line = running.line().expect("the demo says that it is ready");
         let address = line
             .strip_prefix("listening on http://")
@@ -172,11 +172,11 @@ impl Demo {
         Self { running, address }
     }
 
-    pub fn get(&self, path: &str, caller: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str, caller: &str) -> Answer {
         call(self.address, "GET", path, &[("x-client-id", caller)], "")
     }
 
-    pub fn order(&self, caller: &str, body: &str) -> Answer {
+    pub(crate) fn order(&self, caller: &str, body: &str) -> Answer {
         let headers = [
             ("x-client-id", caller),
             ("content-type", "application/json"),
@@ -184,24 +184,24 @@ impl Demo {
         call(self.address, "POST", "/v1/orders", &headers, body)
     }
 
-    pub fn plain(&self, path: &str) -> Answer {
+    pub(crate) fn plain(&self, path: &str) -> Answer {
         call(self.address, "GET", path, &[], "")
     }
 
     /// What the scrape says now.
-    pub fn metrics(&self) -> Vec<Sample> {
+    pub(crate) fn metrics(&self) -> Vec<Sample> {
         let answer = self.plain("/metrics");
         assert_eq!(answer.status, 200);
         samples(&answer.body)
     }
 
     /// The sum of a metric over the series that have these labels.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         sum(&self.metrics(), name, labels)
     }
 
     /// The line of a caller in `top.txt`, cell by cell.
-    pub fn top(&self, caller: &str) -> Option<Vec<String>> {
+    pub(crate) fn top(&self, caller: &str) -> Option<Vec<String>> {
         let answer = self.plain("/callerid/top.txt");
         assert_eq!(answer.status, 200);
         answer
@@ -213,7 +213,7 @@ impl Demo {
     }
 }
 
-pub fn cells(line: &str) -> Vec<String> {
+pub(crate) fn cells(line: &str) -> Vec<String> {
     line.split("  ")
         .map(str::trim)
         .filter(|cell| !cell.is_empty())
@@ -221,20 +221,20 @@ pub fn cells(line: &str) -> Vec<String> {
         .collect()
 }
 
-pub fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().expect("it runs")
 }
 
 /// The answer to a request.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 /// Sends the head of a request, with a body, over a connection of its own.
-pub fn open(
+pub(crate) fn open(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -260,7 +260,7 @@ pub fn open(
 }
 
 /// Sends a request over a connection of its own and reads the whole answer.
-pub fn call(
+pub(crate) fn call(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -307,14 +307,14 @@ fn unchunked(mut raw: &str) -> String {
 
 /// A line of the exposition format.
 #[derive(Clone, Debug)]
-pub struct Sample {
-    pub name: String,
-    pub labels: BTreeMap<String, String>,
-    pub value: f64,
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
 }
 
 /// The samples of a scrape.
-pub fn samples(text: &str) -> Vec<Sample> {
+pub(crate) fn samples(text: &str) -> Vec<Sample> {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
@@ -336,7 +336,7 @@ pub fn samples(text: &str) -> Vec<Sample> {
         .collect()
 }
 
-pub fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
+pub(crate) fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     let has = |sample: &Sample, (key, value): &(&str, &str)| {
         sample.labels.get(*key).is_some_and(|label| label == value)
     };
