@@ -225,6 +225,7 @@ fn the_table_is_shown_on_this_machine_and_not_through_a_proxy() {
         "X-Forwarded-Host",
         "x-forwarded-proto",
         "X-Real-IP",
+        "X-Envoy-External-Address",
         "Via",
     ] {
         assert_eq!(top(&[(header, "127.0.0.1")]), 403, "{header}");
