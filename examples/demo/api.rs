@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use callerid::{Caller, ErrorDetail};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
@@ -36,7 +36,7 @@ pub(crate) fn routes() -> Router {
 /// Query parameters that may be malformed.
 type Params = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-async fn price(caller: Caller, Path(sku): Path<String>) -> Response {
+async fn price(Extension(caller): Extension<Caller>, Path(sku): Path<String>) -> Response {
     if sku.len() > LONGEST_SKU {
         let detail = ErrorDetail::new("no_such_sku").field("sku");
         return problem(StatusCode::NOT_FOUND, "there is no such article", detail);
@@ -47,7 +47,7 @@ async fn price(caller: Caller, Path(sku): Path<String>) -> Response {
     Json(json!({ "sku": sku, "cents": cents, "for": caller.name() })).into_response()
 }
 
-async fn order(caller: Caller, body: Bytes) -> Response {
+async fn order(Extension(caller): Extension<Caller>, body: Bytes) -> Response {
     match parse_order(&body) {
         Ok((sku, quantity)) => {
             tokio::time::sleep(Duration::from_millis(4)).await;
@@ -95,7 +95,7 @@ async fn slow(params: Params) -> Response {
             tokio::time::sleep(Duration::from_millis(ms.min(LONGEST_WAIT))).await;
             "done\n".into_response()
         }
-        Err(refusal) => refusal,
+        Err(detail) => bad_query(detail),
     }
 }
 
@@ -110,7 +110,7 @@ async fn stream(params: Params) -> Response {
                 .map(|_| Ok::<_, Infallible>("chunk\n"));
             Body::from_stream(lines).into_response()
         }
-        Err(refusal) => refusal,
+        Err(detail) => bad_query(detail),
     }
 }
 
@@ -123,29 +123,29 @@ async fn fail() -> Response {
     )
 }
 
-/// The named numbers of a query, or a problem.
+/// The named numbers of a query, or what is wrong.
 fn numbers<const N: usize>(
     params: Params,
     names: [&'static str; N],
     defaults: [u64; N],
-) -> Result<[u64; N], Response> {
-    let bad = |field: Option<&'static str>| {
-        let mut detail = ErrorDetail::new("not_a_number");
-        detail.field = field.map(Into::into);
-        problem(
-            StatusCode::BAD_REQUEST,
-            "a parameter is not a number",
-            detail,
-        )
-    };
-    let Query(params) = params.map_err(|_| bad(None))?;
+) -> Result<[u64; N], ErrorDetail> {
+    let wrong = || ErrorDetail::new("not_a_number");
+    let Query(params) = params.map_err(|_| ErrorDetail::new("not_a_query"))?;
     let mut found = defaults;
     for (name, number) in names.into_iter().zip(&mut found) {
         if let Some((_, text)) = params.iter().find(|(key, _)| key == name) {
-            *number = text.parse().map_err(|_| bad(Some(name)))?;
+            *number = text.parse().map_err(|_| wrong().field(name))?;
         }
     }
     Ok(found)
+}
+
+fn bad_query(detail: ErrorDetail) -> Response {
+    problem(
+        StatusCode::BAD_REQUEST,
+        "a parameter is not a number",
+        detail,
+    )
 }
 
 /// An answer as RFC 9457 has it, with what callerid counts about it.

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use axum::extract::{ConnectInfo, MatchedPath};
 use callerid::{Callers, LATENCY_BUCKETS, identify};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -62,6 +63,9 @@ async fn run(args: Args) -> Result<(), Error> {
     let id = identify::header("x-client-id");
     let callers = Callers::builder()
         .identify(if args.claimed { id } else { id.verified() })
+        // Feature `axum` does both by itself; this way the demo runs without naming a feature.
+        .route(|head| head.extensions().get().map(MatchedPath::as_str))
+        .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
         .build()?;
     let metrics = recorder()?;
 
@@ -72,10 +76,10 @@ async fn run(args: Args) -> Result<(), Error> {
         .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     let address = listener.local_addr()?;
 
-    // What is mounted after the layer is outside of it: never counted, never refused.
-    let app = api::routes()
-        .layer(callers.layer())
-        .merge(operator::routes(callers.clone(), metrics.clone()));
+    // The operator's routes are outside of the layer: never counted, never refused. The API is merged into them,
+    // not they into it: the fallback, which counts paths that are no route, is that of the router merged last.
+    let app = operator::routes(callers.clone(), metrics.clone())
+        .merge(api::routes().layer(callers.layer()));
     let (stop, mut stopped) = watch::channel(());
     let server = axum::serve(
         listener,

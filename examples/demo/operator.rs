@@ -50,7 +50,10 @@ async fn top(
 fn is_local(peer: IpAddr, headers: &HeaderMap) -> bool {
     let forwards = |name: &HeaderName| {
         let name = name.as_str();
-        name.starts_with("x-forwarded-") || ["forwarded", "via", "x-real-ip"].contains(&name)
+        ["x-forwarded", "x-envoy-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            || ["forwarded", "via", "x-real-ip"].contains(&name)
     };
     peer.to_canonical().is_loopback() && !headers.keys().any(forwards)
 }
