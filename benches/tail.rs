@@ -6,8 +6,10 @@
 //! cargo bench --all-features --bench tail -- --quick
 //! ```
 //!
-//! A machine with few cores delays requests by itself: compare with the phases in which nothing ticks, which are
-//! interleaved, and read the quiet maximum as the floor.
+//! A machine with few cores delays requests by itself. What the kernel gave to another program is left out and counted
+//! apart: a delay past 50 us in which the thread lost its core without having waited for anything. A wait for a lock
+//! is no such loss, and stays. Phases in which nothing ticks are interleaved, and are the floor. Durations are
+//! processor time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::support::contenders::{Contender, Kind, on_tower};
 use crate::support::figures::{median, quick, verdict};
-use crate::support::proc::{calm, now, since};
+use crate::support::proc::{calm, now, preemptions, thread_time};
 use crate::support::{Requests, builder_with_route, install_recorder, roomy};
 
 mod support;
@@ -65,9 +67,9 @@ fn durations(
     let seconds = if quick() { 2 } else { 8 };
     let (mut flushes, mut rolls, mut renders, mut snapshots) = (vec![], vec![], vec![], vec![]);
     let mut timed = |list: &mut Vec<f64>, f: &mut dyn FnMut()| {
-        let begun = now();
+        let begun = thread_time();
         f();
-        list.push(since(begun).as_secs_f64() * 1e3);
+        list.push((thread_time() - begun).as_secs_f64() * 1e3);
     };
     // The first flush registers every series: it is no habit.
     callers.flush();
@@ -127,6 +129,7 @@ const DUTIES: [&str; 6] = [
 ];
 
 fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
+    let mut losses = [0; DUTIES.len()];
     let mut samples: Vec<Vec<u64>> = DUTIES.map(|_| Vec::new()).into();
     let mut service = on_tower(Kind::Callerid, callers);
     for _ in 0..rounds {
@@ -134,7 +137,7 @@ fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
             let done = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| work(duty, callers, exporter, &done));
-                take(&mut service, samples, Duration::from_millis(100));
+                losses[duty] += take(&mut service, samples, Duration::from_millis(100));
                 done.store(true, Ordering::Release);
             });
         }
@@ -147,7 +150,7 @@ fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
         "", "p50", "p99", "p99.9", "p99.99", "longest"
     );
     let mut quiet = 0.0;
-    for (duty, samples) in DUTIES.iter().zip(&mut samples) {
+    for ((duty, samples), losses) in DUTIES.iter().zip(&mut samples).zip(losses) {
         samples.sort_unstable();
         let at = |share: f64| {
             let at = ((samples.len() as f64 * share) as usize).min(samples.len() - 1);
@@ -163,9 +166,12 @@ fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
         );
         if *duty == "nothing" {
             quiet = high;
-            println!();
+            println!("{:>22} {losses:>6} left out", "");
         } else {
-            println!("   p99.99 {:+.1} over quiet", high - quiet);
+            println!(
+                "   p99.99 {:>+7.1} over quiet {losses:>5} left out",
+                high - quiet
+            );
         }
     }
 }
@@ -195,10 +201,11 @@ fn work(duty: usize, callers: &Callers, exporter: &PrometheusHandle, done: &Atom
 }
 
 /// Latencies of requests, one of ten from a name that was never seen before.
-fn take(service: &mut Box<dyn Contender>, samples: &mut Vec<u64>, time: Duration) {
+fn take(service: &mut Box<dyn Contender>, samples: &mut Vec<u64>, time: Duration) -> u64 {
     let (mut known, mut invented) = (Requests::of("client", 100), Requests::invented());
     let begun = now();
-    let mut last = begun;
+    let (mut known_losses, mut losses) = (preemptions(), 0);
+    let mut last = now();
     for count in 0_u64.. {
         service.serve(
             if count % 10 == 0 {
@@ -208,11 +215,22 @@ fn take(service: &mut Box<dyn Contender>, samples: &mut Vec<u64>, time: Duration
             },
             1,
         );
-        let at = now();
-        samples.push(u64::try_from((at - last).as_nanos()).unwrap_or(u64::MAX));
+        let mut at = now();
+        let took = at - last;
+        let lost = took > Duration::from_micros(50) && {
+            let before = std::mem::replace(&mut known_losses, preemptions());
+            at = now();
+            known_losses > before
+        };
+        if lost {
+            losses += 1;
+        } else {
+            samples.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        }
         last = at;
         if at - begun > time {
             break;
         }
     }
+    losses
 }

@@ -37,6 +37,16 @@ pub fn resident() -> u64 {
     kib.unwrap_or(0_u64) * 1024
 }
 
+/// How often this thread lost its core to another, not having waited for anything.
+pub fn preemptions() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
 /// Processor time of all threads of a process.
 pub fn process_time(pid: u32) -> Duration {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
