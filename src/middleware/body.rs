@@ -21,17 +21,8 @@ pin_project! {
     }
 }
 
-impl<B: Body> ResponseBody<B> {
+impl<B> ResponseBody<B> {
     pub(super) fn new(inner: B, ticket: Option<Ticket>) -> Self {
-        // A body that has ended already may never be polled.
-        let ticket = ticket.and_then(|ticket| {
-            if inner.is_end_stream() {
-                ticket.end(None);
-                None
-            } else {
-                Some(ticket)
-            }
-        });
         Self { inner, ticket }
     }
 }
@@ -55,29 +46,32 @@ where
         let Some(ticket) = this.ticket.as_mut() else {
             return Poll::Ready(polled);
         };
-        match &polled {
+        let ended = match &polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    let complete = ticket.data(data.remaining());
-                    if complete || this.inner.is_end_stream() {
-                        this.ticket
-                            .take()
-                            .into_iter()
-                            .for_each(|ticket| ticket.end(None));
+                    let complete = ticket.data(data.remaining()) || this.inner.is_end_stream();
+                    if complete {
+                        ticket.end(None);
                     }
+                    complete
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.ticket
-                        .take()
-                        .into_iter()
-                        .for_each(|ticket| ticket.end(Some(trailers)));
+                    ticket.end(Some(trailers));
+                    true
+                } else {
+                    false
                 }
             }
-            Some(Err(_)) => this.ticket.take().into_iter().for_each(Ticket::fail),
-            None => this
-                .ticket
-                .take()
-                .into_iter()
-                .for_each(|ticket| ticket.end(None)),
+            Some(Err(_)) => {
+                ticket.fail();
+                true
+            }
+            None => {
+                ticket.end(None);
+                true
+            }
+        };
+        if ended {
+            *this.ticket = None;
         }
         Poll::Ready(polled)
     }

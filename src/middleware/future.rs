@@ -50,7 +50,7 @@ where
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                if let Some(ticket) = this.ticket.take() {
+                if let Some(mut ticket) = this.ticket.take() {
                     ticket.fail();
                 }
                 return Poll::Ready(Err(error));
@@ -62,10 +62,17 @@ where
                 response.headers_mut().insert(name, value);
             }
         }
-        let ticket = this.ticket.take().and_then(|ticket| {
+        if let Some(ticket) = this.ticket {
             let detail = response.extensions().get::<ErrorDetail>();
-            ticket.response(response.status(), response.headers(), detail)
-        });
+            let body_ended = response.body().is_end_stream();
+            let ended = ticket.response(response.status(), response.headers(), detail);
+            // A body that has ended already may never be polled.
+            if ended || body_ended {
+                ticket.end(None);
+                *this.ticket = None;
+            }
+        }
+        let ticket = this.ticket.take();
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, ticket))))
     }
 }
