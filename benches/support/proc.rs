@@ -71,13 +71,13 @@ pub const CALM: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_max=8192"
 
 /// Starts this program again with [`CALM`], unless it runs with it.
 pub fn calm() {
-    if std::env::var_os(CALM.0).is_none() {
-        if let Ok(this) = std::env::current_exe() {
-            let error = Command::new(this)
-                .args(std::env::args_os().skip(1))
-                .env(CALM.0, CALM.1)
-                .exec();
-            eprintln!("cannot start again with {}={}: {error}", CALM.0, CALM.1);
-        }
+    if std::env::var_os(CALM.0).is_none()
+        && let Ok(this) = std::env::current_exe()
+    {
+        let error = Command::new(this)
+            .args(std::env::args_os().skip(1))
+            .env(CALM.0, CALM.1)
+            .exec();
+        eprintln!("cannot start again with {}={}: {error}", CALM.0, CALM.1);
     }
 }
