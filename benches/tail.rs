@@ -146,12 +146,24 @@ fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
         "  latency of a request while another thread is at it without a pause, us (the making of it included)"
     );
     println!(
-        "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>9}",
-        "", "p50", "p99", "p99.9", "p99.99", "longest"
+        "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>9}   {:>7} {:>9} {:>8} {:>9} {:>9}",
+        "",
+        "p50",
+        "p99",
+        "p99.9",
+        "p99.99",
+        "longest",
+        "d p9999",
+        "> 0.2 ms",
+        "> 1 ms",
+        "of all",
+        "left out"
     );
     let mut quiet = 0.0;
     for ((duty, samples), losses) in DUTIES.iter().zip(&mut samples).zip(losses) {
         samples.sort_unstable();
+        let long = |nanos: u64| samples.len() - samples.partition_point(|&took| took <= nanos);
+        let (over_goal, over_must) = (long(200_000), long(1_000_000));
         let at = |share: f64| {
             let at = ((samples.len() as f64 * share) as usize).min(samples.len() - 1);
             samples[at] as f64 / 1e3
@@ -166,14 +178,16 @@ fn latencies(callers: &Callers, exporter: &PrometheusHandle, rounds: usize) {
         );
         if *duty == "nothing" {
             quiet = high;
-            println!("{:>22} {losses:>6} left out", "");
-        } else {
-            println!(
-                "   p99.99 {:>+7.1} over quiet {losses:>5} left out",
-                high - quiet
-            );
         }
+        println!(
+            "   {:>+7.1} {over_goal:>9} {over_must:>8} {:>9} {losses:>9}",
+            high - quiet,
+            samples.len()
+        );
     }
+    println!(
+        "  goal: none longer than 0.2 ms, must: none longer than 1 ms, both against the line `nothing`"
+    );
 }
 
 fn work(duty: usize, callers: &Callers, exporter: &PrometheusHandle, done: &AtomicBool) {
