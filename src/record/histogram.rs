@@ -45,6 +45,7 @@ pub(crate) fn add(cell: &AtomicU64, by: u64, own: bool) {
 
 /// A histogram that is written on the request path.
 #[derive(Debug)]
+#[repr(C)] // what a quick request writes lies in one cache line
 pub(crate) struct HistogramCells {
     /// Requests; written last, so that a reader who sees it sees the rest.
     count: AtomicU64,
@@ -165,7 +166,7 @@ impl Histogram {
                 continue;
             }
             room -= samples;
-            let (lower, upper) = bounds(index);
+            let (lower, upper) = BOUNDS[index];
             let value = if index == last {
                 (rest / samples as f64).max(upper)
             } else {
@@ -188,7 +189,7 @@ impl Histogram {
     fn fraction(&self) -> f64 {
         let (mut lowest, mut width) = (0.0, 0.0);
         for (index, &samples) in self.buckets.iter().enumerate().take(BUCKETS - 1) {
-            let (lower, upper) = bounds(index);
+            let (lower, upper) = BOUNDS[index];
             lowest += lower * samples as f64;
             width += (upper - lower) * samples as f64;
         }
@@ -211,7 +212,7 @@ impl Histogram {
         for (index, &samples) in self.buckets.iter().enumerate() {
             let samples = samples as f64;
             if samples > 0.0 && below + samples >= rank {
-                let (lower, upper) = bounds(index);
+                let (lower, upper) = BOUNDS[index];
                 return Some(lower + (upper - lower) * ((rank - below) / samples).clamp(0.0, 1.0));
             }
             below += samples;
@@ -220,16 +221,19 @@ impl Histogram {
     }
 }
 
-/// The bounds of a bucket in seconds; the last one has no upper bound, so its lower one stands for both.
-fn bounds(index: usize) -> (f64, f64) {
-    let seconds = |micros: u64| micros as f64 / 1e6;
-    let lower = index
-        .checked_sub(1)
-        .and_then(|below| BOUNDS_US.get(below))
-        .copied()
-        .map_or(0.0, seconds);
-    (lower, BOUNDS_US.get(index).copied().map_or(lower, seconds))
-}
+/// Lower and upper bound of every bucket in seconds; the last one has no upper bound, so its lower one stands for both.
+static BOUNDS: [(f64, f64); BUCKETS] = {
+    let mut bounds = [(0.0, 0.0); BUCKETS];
+    let mut index = 0;
+    let mut lower = 0.0;
+    while index < BUCKETS {
+        let upper = if index < BOUNDS_US.len() { BOUNDS_US[index] as f64 / 1e6 } else { lower };
+        bounds[index] = (lower, upper);
+        lower = upper;
+        index += 1;
+    }
+    bounds
+};
 
 #[cfg(test)]
 mod tests {
