@@ -433,3 +433,42 @@ impl Recorded {
         values
     }
 }
+
+/// A service's answer that gives the class in the request's header `x-class`; for [`Class::Cancelled`] it never comes.
+pub fn answer_by_class(request: Request<()>) -> Answer {
+    let class = request.headers()["x-class"].to_str().unwrap().to_owned();
+    match class.as_str() {
+        "ok" => Answer::status(200),
+        "validation" => Answer::status(422),
+        "auth" => Answer::status(401),
+        "not_found" => Answer::status(404),
+        "conflict" => Answer::status(409),
+        "throttled" => Answer::status(429),
+        "client_error" => Answer::status(418),
+        "timeout" => Answer::status(504),
+        "unavailable" => Answer::status(503),
+        "server_error" => Answer::status(500),
+        "failed" => Answer::Fail,
+        _ => Answer::Never,
+    }
+}
+
+/// Sends a request that ends with `class` through a service that [answers so](answer_by_class), on a route that
+/// the table knows by the header `x-route`.
+pub fn send_class(service: &mut CallerService<Inner>, name: &str, class: Class, route: &str) {
+    let request = Request::builder()
+        .header("x-client-id", name)
+        .header("x-class", class.as_str())
+        .header("x-route", route)
+        .body(())
+        .unwrap();
+    let mut future = std::pin::pin!(service.call(request));
+    if let Poll::Ready(Ok(response)) = poll_once(future.as_mut()) {
+        drain(&mut response.into_body());
+    }
+}
+
+/// The route that the header `x-route` names.
+pub fn route_of_header<'h>(head: &'h identify::Head<'_>) -> Option<&'h str> {
+    head.headers().get("x-route")?.to_str().ok()
+}
