@@ -272,7 +272,9 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
     }
     for lane in lanes {
         let (request, response) = lane.bytes();
-        totals.started += lane.started();
+        // A request that is moved away on another thread than it began on is taken off the lane that all write,
+        // where fewer may have begun: only the sum is never negative.
+        totals.started = totals.started.wrapping_add(lane.started());
         totals.request_bytes += request;
         totals.response_bytes += response;
     }
