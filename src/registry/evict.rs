@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::Registry;
 use super::entry::{Entry, Trust};
 use crate::clock::Timestamp;
+use crate::record::route::{Route, RouteRef};
 use crate::record::row::{Row, lock};
 
 /// So many requests of a name without an entry must be certain before it may displace another.
@@ -225,7 +226,11 @@ impl Registry {
             last(row);
             let totals = row.totals();
             lock(&self.forgotten).add(&totals);
-            let pairs = row.routes().len();
+            // What was not counted on the way in is not given back: `unmatched` and `__other__` need no room.
+            let special =
+                |route: &Route| route.is(RouteRef::UNMATCHED) || route.is(RouteRef::OTHER);
+            let routes = row.routes();
+            let pairs = routes.iter().filter(|(route, _)| !special(route)).count();
             let _ = self
                 .pairs
                 .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |all| {
