@@ -461,8 +461,12 @@ impl Registry {
             .collect()
     }
 
+    /// Counts of rows whose caller has left, whether or not the last request has.
     pub(crate) fn forgotten(&self) -> Totals {
-        lock(&self.forgotten).clone()
+        let leaving = lock(&self.leaving);
+        let mut totals = lock(&self.forgotten).clone();
+        leaving.iter().for_each(|row| totals.add(&row.totals()));
+        totals
     }
 }
 
