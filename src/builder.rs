@@ -11,7 +11,7 @@ use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Ticker};
 use crate::identify::{Head, Identify};
 use crate::outcome::{Class, Fault};
-use crate::pipeline::{Core, DEFAULT_EXEMPT, Exempt, RouteFn};
+use crate::pipeline::{Core, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn};
 use crate::registry::{InferredLabel, Limits, OURS, Registry};
 use crate::roster::{Account, Roster};
 use crate::upkeep::Upkeep;
@@ -24,8 +24,6 @@ const TRACKED: usize = 4_096;
 /// Rows that are kept for callers in a runaway.
 const RESERVED: usize = 32;
 const IDLE: Duration = Duration::from_secs(600);
-
-type PeerFn = dyn Fn(&http::Extensions) -> Option<IpAddr> + Send + Sync;
 
 /// Settings of [`Callers`]; every one but [`Builder::identify`] has a default.
 #[must_use = "a builder does nothing until it is built"]

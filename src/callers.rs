@@ -19,7 +19,6 @@ pub struct Callers {
 
 impl Callers {
     /// Starts with nothing; say at least who the callers are, with [`Builder::identify`].
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
     }

@@ -122,7 +122,10 @@ impl Clock for MonotonicClock {
     )]
     fn now(&self) -> Timestamp {
         let since = Instant::now().duration_since(self.origin);
-        let nanos = since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
+        let nanos = since
+            .as_secs()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(u64::from(since.subsec_nanos()));
         Timestamp(self.wall.0.wrapping_add(nanos))
     }
 }

@@ -129,12 +129,12 @@ mod tests {
 
     use super::*;
 
-    fn classify(request: http::request::Builder) -> Classify {
+    fn classify(request: request::Builder) -> Classify {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         Classify::new(&parts.method, &parts.headers)
     }
 
-    fn head(response: http::response::Builder) -> response::Parts {
+    fn head(response: response::Builder) -> response::Parts {
         response.body(()).unwrap().into_parts().0
     }
 

@@ -74,8 +74,8 @@ impl Identify for ApiKeySource {
         }
         let hash = Sha256::digest(key).into();
         match head.roster().key(&hash, head.now()) {
-            Some(known) => Some(Identity::named(
-                known.caller.as_bytes(),
+            Some(known) => Some(Identity::named_in(
+                &known.caller,
                 Provenance::Verified,
                 Source::ApiKey,
             )),

@@ -56,11 +56,7 @@ where
 {
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
         let name = (self.name)(head.extensions().get::<T>()?)?;
-        Some(Identity::named(
-            name.as_bytes(),
-            Provenance::Verified,
-            self.source,
-        ))
+        Some(Identity::named_in(name, Provenance::Verified, self.source))
     }
 }
 

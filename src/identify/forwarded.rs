@@ -168,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn a_trusted_proxy_is_known_on_a_listener_for_both_families() {
+        let mapped = From("::ffff:10.0.0.9".parse().unwrap());
+        let headers = [("x-forwarded-for", "192.0.2.7, ::ffff:10.0.0.1")];
+        assert_eq!(who(&source(), mapped, &headers).0, "ip:192.0.2.7");
+    }
+
+    #[test]
     fn only_the_named_header_is_read() {
         let both = [("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")];
         assert_eq!(who(&source(), PROXY, &both).0, "ip:2.2.2.2");

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName, ValueIter};
 
 use super::{Head, Identify, Identity};
-use crate::caller::{Provenance, Source, valid_name, valid_text};
+use crate::caller::{MAX_NAME, Provenance, Source, valid_name_in};
 
 /// The client's name is the value of the header `name`.
 ///
@@ -52,24 +52,37 @@ impl HeaderSource {
 impl Identify for HeaderSource {
     #[inline]
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
-        let name = self.header.name()?;
+        let header = self.header.name()?;
         let headers = head.headers();
-        let first = headers.get(name)?;
-        let Some(valid) = first.to_str().ok().and_then(valid_text) else {
+        let Some(name) = name_in(headers.get(header)?) else {
             return Some(Identity::invalid());
         };
-        // As many lines as names: no header is there twice.
+        // With as many lines as names no header is there twice.
         if headers.len() > headers.keys_len()
-            && headers.get_all(name).iter().any(|line| valid_name(line.as_bytes()) != Some(valid))
+            && headers
+                .get_all(header)
+                .iter()
+                .any(|line| name_in(line) != Some(name))
         {
             return Some(Identity::invalid());
         }
-        Some(Identity::of_valid(valid, self.provenance, Source::Header))
+        Some(Identity::of_valid(name, self.provenance, Source::Header))
     }
 
     fn problem(&self) -> Option<String> {
         self.header.problem()
     }
+}
+
+/// The name that a header line is.
+#[inline]
+fn name_in(line: &HeaderValue) -> Option<&str> {
+    // `to_str` looks at every byte; what is longer than this is no name, blanks around it or not.
+    let short = line.len() <= 2 * MAX_NAME;
+    short
+        .then(|| line.to_str().ok())
+        .flatten()
+        .and_then(valid_name_in)
 }
 
 /// The name of a header, or what was given for one: building a source has no `Result`, so the mistake is kept

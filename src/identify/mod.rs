@@ -39,7 +39,9 @@ use std::sync::LazyLock;
 
 use http::{Extensions, HeaderMap, Method, Uri, Version};
 
-use crate::caller::{INVALID, MAX_NAME, Provenance, Source, UNKNOWN, valid_name, valid_token};
+use crate::caller::{
+    INVALID, MAX_NAME, Provenance, Source, UNKNOWN, valid_name, valid_name_in, valid_token,
+};
 use crate::clock::Timestamp;
 use crate::roster::Roster;
 
@@ -188,13 +190,13 @@ impl<'h> Identity<'h> {
     /// A proven name, from [`from_fn`]: a validated claim, a peer certificate.
     #[must_use]
     pub fn verified(name: &'h str) -> Self {
-        Self::named(name.as_bytes(), Provenance::Verified, Source::Custom)
+        Self::named_in(name, Provenance::Verified, Source::Custom)
     }
 
     /// A name that anyone could have given.
     #[must_use]
     pub fn claimed(name: &'h str) -> Self {
-        Self::named(name.as_bytes(), Provenance::Claimed, Source::Custom)
+        Self::named_in(name, Provenance::Claimed, Source::Custom)
     }
 
     /// A request whose caller this source cannot tell, although it found evidence: no weaker source is asked.
@@ -246,12 +248,12 @@ impl<'h> Identity<'h> {
         }
     }
 
-    /// A name that is written in place, cut from text that does not live long enough to be borrowed. Validated
-    /// like [`Identity::named`].
-    pub(crate) fn copied(raw: &[u8], provenance: Provenance, source: Source) -> Self {
-        valid_name(raw).map_or_else(Self::invalid, |name| {
-            Self::inline(&[name], provenance, source)
-        })
+    /// Like [`Identity::named`], for what is known to be text.
+    pub(crate) fn named_in(text: &'h str, provenance: Provenance, source: Source) -> Self {
+        match valid_name_in(text) {
+            Some(name) => Self::of_valid(name, provenance, source),
+            None => Self::invalid(),
+        }
     }
 
     /// A name that this crate makes of `parts`, prefix included (`ip:…`, `ua:…`).

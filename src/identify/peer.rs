@@ -18,7 +18,7 @@ use crate::caller::Source;
 ///
 /// **A proxy is not a caller**: a request that carries `Forwarded`, `X-Forwarded-For` or `X-Envoy-*` comes
 /// through a proxy, so it is `__unknown__`, and one warning says which network to trust with [`forwarded`]
-/// instead. A client gains nothing by sending such a header itself.
+/// instead. A client that sends such a header itself hides among `__unknown__`, which share one policy.
 ///
 /// A request without a `T` is for the next source, and one warning says what the listener is missing.
 ///
@@ -43,34 +43,27 @@ where
     PeerSource::new(Peer::with(read))
 }
 
-/// What holds the address of a peer: a type that an extension is read as.
-pub trait Address: sealed::Address {}
+/// What holds the address of a peer, perhaps: one on a Unix socket has none.
+pub trait Address {
+    /// The address, without its port.
+    fn into_ip(self) -> Option<IpAddr>;
+}
 
-impl<A: sealed::Address> Address for A {}
-
-mod sealed {
-    use super::{IpAddr, SocketAddr};
-
-    pub trait Address {
-        fn ip(self) -> Option<IpAddr>;
+impl Address for IpAddr {
+    fn into_ip(self) -> Option<IpAddr> {
+        Some(self)
     }
+}
 
-    impl Address for IpAddr {
-        fn ip(self) -> Option<IpAddr> {
-            Some(self)
-        }
+impl Address for SocketAddr {
+    fn into_ip(self) -> Option<IpAddr> {
+        Some(self.ip())
     }
+}
 
-    impl Address for SocketAddr {
-        fn ip(self) -> Option<IpAddr> {
-            Some(Self::ip(&self))
-        }
-    }
-
-    impl<A: Address> Address for Option<A> {
-        fn ip(self) -> Option<IpAddr> {
-            self.and_then(A::ip)
-        }
+impl<A: Address> Address for Option<A> {
+    fn into_ip(self) -> Option<IpAddr> {
+        self.and_then(A::into_ip)
     }
 }
 
@@ -158,7 +151,7 @@ impl Peer {
     {
         let seen = move |extensions: &Extensions| match extensions.get::<T>() {
             None => Seen::Missing,
-            Some(left) => match sealed::Address::ip(read(left)) {
+            Some(left) => match read(left).into_ip() {
                 Some(ip) => Seen::At(ip.to_canonical()),
                 None => Seen::Nowhere,
             },
@@ -228,7 +221,8 @@ mod tests {
     fn who(source: &PeerSource, peer: &str, headers: &[(&str, &[u8])]) -> String {
         let mut request = request(headers);
         request.extensions_mut().insert(From(peer.parse().unwrap()));
-        let found = source.identify(&Head::of(&request)).unwrap().clone();
+        let head = Head::of(&request);
+        let found = source.identify(&head).unwrap();
         assert_eq!(found.source(), Source::Peer);
         found.name().to_owned()
     }

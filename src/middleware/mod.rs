@@ -2,9 +2,9 @@
 //! its end; every decision is made in the pipeline.
 
 mod body;
-pub mod propagate;
 mod future;
 mod layer;
+pub mod propagate;
 mod service;
 
 pub use self::body::ResponseBody;

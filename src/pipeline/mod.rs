@@ -33,6 +33,9 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Names the route of a request, for stacks other than axum.
 pub(crate) type RouteFn = dyn for<'h> Fn(&'h Head<'_>) -> Option<&'h str> + Send + Sync;
 
+/// Tells the address of a request's peer, from the extensions that the listener left.
+pub(crate) type PeerFn = dyn Fn(&http::Extensions) -> Option<IpAddr> + Send + Sync;
+
 /// What every clone of the layer and of the handle shares.
 pub(crate) struct Core {
     pub(crate) registry: Registry,
@@ -42,7 +45,7 @@ pub(crate) struct Core {
     pub(crate) route: Option<Box<RouteFn>>,
     pub(crate) late_identity: bool,
     pub(crate) response_header: Option<HeaderName>,
-    pub(crate) peer: Option<Box<dyn Fn(&http::Extensions) -> Option<IpAddr> + Send + Sync>>,
+    pub(crate) peer: Option<Box<PeerFn>>,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
 }
@@ -89,7 +92,11 @@ impl Core {
         let place = self.place(&head, route, now);
         // Hardly a GET has a body: it does not pay for the look.
         let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
-        let length = if bodyless { 0 } else { declared_length(head.headers()).unwrap_or(0) };
+        let length = if bodyless {
+            0
+        } else {
+            declared_length(head.headers()).unwrap_or(0)
+        };
         let trace_id = head
             .headers()
             .get(&TRACEPARENT)
@@ -108,7 +115,10 @@ impl Core {
             request.extensions_mut().insert(slot);
         }
         crate::span::record_caller(caller.name());
-        let echo = self.response_header.clone().map(|header| (header, caller.clone()));
+        let echo = self
+            .response_header
+            .clone()
+            .map(|header| (header, caller.clone()));
         request.extensions_mut().insert(caller);
         Some(Admitted { ticket, echo })
     }
@@ -116,10 +126,10 @@ impl Core {
     /// The route, and whether it is a gRPC method that is not known yet.
     #[inline]
     fn route_of<'h>(&self, head: &'h Head<'_>, classify: Classify) -> (RouteRef<'h>, bool) {
-        if let Some(name) = &self.route {
-            if let Some(template) = self.hook(|| name(head)).flatten() {
-                return (RouteRef::new(head.method(), template), false);
-            }
+        if let Some(name) = &self.route
+            && let Some(template) = self.hook(|| name(head)).flatten()
+        {
+            return (RouteRef::new(head.method(), template), false);
         }
         #[cfg(feature = "axum")]
         if let Some(matched) = head.extensions().get::<axum::extract::MatchedPath>() {

@@ -187,7 +187,11 @@ impl Ticket {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let detail = if self.rare.is_some() { self.settle_rare(verdict) } else { None };
+        let detail = if self.rare.is_some() {
+            self.settle_rare(verdict)
+        } else {
+            None
+        };
         let lane = &self.place.lane;
         lane.settle(Settlement {
             class,
@@ -219,10 +223,11 @@ impl Ticket {
     fn settle_rare(&mut self, verdict: Verdict) -> Option<ErrorDetail> {
         self.settle_identity();
         let rare = *self.rare.take()?;
-        if let Some((path, core)) = &rare.unlearnt {
-            if verdict.method_exists && core.grpc_routes.learn(path) {
-                self.reroute(path, core);
-            }
+        if let Some((path, core)) = &rare.unlearnt
+            && verdict.method_exists
+            && core.grpc_routes.learn(path)
+        {
+            self.reroute(path, core);
         }
         rare.detail
     }

@@ -18,7 +18,8 @@ use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
 use crate::outcome::{Class, Fault};
 
-pub(crate) static METADATA: Metadata<'static> = Metadata::new("callerid", Level::INFO, Some("callerid"));
+pub(crate) static METADATA: Metadata<'static> =
+    Metadata::new("callerid", Level::INFO, Some("callerid"));
 
 /// A handle that was silent for longer may have been dropped by the exporter.
 const SILENCE: Duration = Duration::from_secs(1);

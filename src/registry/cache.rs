@@ -73,11 +73,15 @@ impl Slot {
         &self.entry
     }
 
+    fn is_current(&self) -> bool {
+        self.epoch == self.entry.epoch()
+    }
+
     #[inline]
     fn is(&self, wanted: &Wanted<'_>) -> bool {
         self.hash == wanted.hash
             && self.table == wanted.table
-            && self.epoch == self.entry.epoch()
+            && self.is_current()
             && self.lane.source == wanted.source
             && self.lane.provenance == wanted.provenance
             && self.trust == wanted.trust
@@ -86,9 +90,18 @@ impl Slot {
     }
 }
 
-struct Cache(Vec<Option<Slot>>);
+/// A place that is taken is given away at every so many misses only: where more callers come than there are
+/// places, remembering one would cost more than it saves.
+const GIVE_AWAY: u32 = 8;
 
-thread_local!(static CACHE: RefCell<Cache> = const { RefCell::new(Cache(Vec::new())) });
+struct Cache {
+    slots: Vec<Option<Slot>>,
+    misses: u32,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0 }) };
+}
 
 /// Calls `f` with what this thread remembers of `wanted`. `None` where the thread is being torn down.
 #[inline]
@@ -97,7 +110,7 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .try_with(|cache| {
             let mut cache = cache.try_borrow_mut().ok()?;
             let at = wanted.hash as usize % SLOTS;
-            Some(match cache.0.get_mut(at) {
+            Some(match cache.slots.get_mut(at) {
                 Some(Some(slot)) if slot.is(wanted) => {
                     slot.finds = slot.finds.saturating_add(1);
                     let became_hot = slot.finds == HOT;
@@ -110,15 +123,20 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .flatten()
 }
 
-/// Remembers `slot` in the place of whatever has the same hash.
-pub(crate) fn remember(slot: Slot) {
+/// Remembers what `slot` makes, unless its place is taken by something that is still worth it.
+pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
     let displaced = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
-        if cache.0.is_empty() {
-            cache.0.resize_with(SLOTS, || None);
+        let cache = &mut *cache;
+        if cache.slots.is_empty() {
+            cache.slots.resize_with(SLOTS, || None);
         }
-        let at = slot.hash as usize % SLOTS;
-        cache.0.get_mut(at)?.replace(slot)
+        cache.misses = cache.misses.wrapping_add(1);
+        let place = cache.slots.get_mut(hash as usize % SLOTS)?;
+        match place {
+            Some(taken) if taken.is_current() && !cache.misses.is_multiple_of(GIVE_AWAY) => None,
+            _ => place.replace(slot()),
+        }
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);

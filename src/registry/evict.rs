@@ -91,7 +91,7 @@ impl Registry {
 
     /// Counts a request of a caller that has no row, and gives it one when it has become heavy.
     pub(super) fn started_without_row(&self, entry: &Arc<Entry>, now: Timestamp) {
-        if entry.start() % TRY_ROW_EVERY != 0 {
+        if !entry.start().is_multiple_of(TRY_ROW_EVERY) {
             return;
         }
         let Some(label) = self.label(entry) else {

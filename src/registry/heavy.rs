@@ -117,10 +117,10 @@ mod tests {
             let heavy = HeavyHitters::new();
             let mut random = fastrand::Rng::with_seed(seed);
             let late = random.u64(..);
-            (0..500_000).for_each(|_| drop(heavy.count(random.u64(..))));
+            (0..500_000).for_each(|_| _ = heavy.count(random.u64(..)));
             let mut certain = 0;
             for _ in 0..1_000 {
-                (0..1_000).for_each(|_| drop(heavy.count(random.u64(..))));
+                (0..1_000).for_each(|_| _ = heavy.count(random.u64(..)));
                 certain = certain.max(heavy.count(late));
             }
             assert!(certain >= 64, "seed {seed}: {certain}");
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_starts_anew() {
         let heavy = HeavyHitters::new();
-        (0..10).for_each(|_| drop(heavy.count(7)));
+        (0..10).for_each(|_| _ = heavy.count(7));
         heavy.forget(7);
         assert_eq!(heavy.count(7), 1);
     }

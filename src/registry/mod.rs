@@ -238,19 +238,18 @@ impl Registry {
         wanted: &Wanted<'_>,
         now: Timestamp,
     ) -> Place {
-        let asked = who.trust;
         let claim;
         let mut who = *who;
-        if who.trust == Trust::Weaker {
-            if let Some(account) = self.roster.account(who.name) {
-                if account.accept_claimed {
-                    who.trust = Trust::Verified;
-                } else {
-                    // A claim of a name on the roster never reaches its account.
-                    self.impersonations.fetch_add(1, Ordering::Relaxed);
-                    claim = format!("claimed:{}", who.name);
-                    who.name = &claim;
-                }
+        if who.trust == Trust::Weaker
+            && let Some(account) = self.roster.account(who.name)
+        {
+            if account.accept_claimed {
+                who.trust = Trust::Verified;
+            } else {
+                // A claim of a name on the roster never reaches its account.
+                self.impersonations.fetch_add(1, Ordering::Relaxed);
+                claim = format!("claimed:{}", who.name);
+                who.name = &claim;
             }
         }
         let Some(entry) = self.entry(&who, now) else {
@@ -277,17 +276,10 @@ impl Registry {
         };
         // A claim of a name that is on the roster is never remembered: it is counted each time.
         if who.name == wanted.name {
-            let wanted = Wanted {
-                trust: asked,
-                ..*wanted
-            };
-            cache::remember(Slot::new(
-                &wanted,
-                epoch,
-                Arc::clone(&entry),
-                Arc::clone(&lane),
-                caller.clone(),
-            ));
+            cache::remember(wanted.hash, || {
+                let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
+                Slot::new(wanted, epoch, entry, lane, caller.clone())
+            });
         }
         let tracked = entry.row().is_none().then_some(entry);
         Place {
@@ -313,7 +305,7 @@ impl Registry {
         let hash = self.hash(who, RouteRef::OTHER);
         let certain = self.heavy.count(hash);
         if certain < evict::HEAVY
-            || certain % evict::TRY_EVERY != 0
+            || !certain.is_multiple_of(evict::TRY_EVERY)
             || !self.make_room(f64::from(certain))
         {
             return None;

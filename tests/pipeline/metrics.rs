@@ -377,7 +377,8 @@ fn the_route_bound_holds_when_callers_are_displaced() {
     // A row that leaves gives its pairs back: those that it had, no more.
     let table = routed(|builder| builder.max_exported(41).series_budget(494));
     let mut service = table.layered(answer_by_class);
-    let bound = 494 * 1_000 / 2_000;
+    // What 41 rows have in proportion to 150.
+    let bound = 41 * 1_000 / 150;
     for round in 0..30 {
         let name = format!("heavy{round}");
         std::thread::scope(|scope| {
@@ -404,5 +405,6 @@ fn the_route_bound_holds_when_callers_are_displaced() {
     let mut recorded = Recorded::new();
     recorded.flush(&table.callers);
     let routes = recorded.values(ROUTES, "route");
-    assert!(routes.len() <= bound + 2, "{} routes with room for {bound}", routes.len());
+    let many = routes.iter().filter(|route| route.starts_with("GET /many")).count();
+    assert!((bound / 2..bound).contains(&many), "{many} routes with room for {bound}");
 }
