@@ -113,13 +113,20 @@ impl Entry {
 
     /// The caller's counts, with and without a row of its own.
     pub(crate) fn totals(&self) -> Totals {
+        self.totals_and_in_other().0
+    }
+
+    /// The caller's counts, and what of them was recorded in the row `__other__`.
+    pub(crate) fn totals_and_in_other(&self) -> (Totals, Totals) {
         let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
-        for (sum, count) in totals.by_class.iter_mut().zip(&self.tally.by_class) {
-            *sum += count.load(Ordering::Acquire);
+        let mut in_other = Totals::default();
+        for (sum, count) in in_other.by_class.iter_mut().zip(&self.tally.by_class) {
+            *sum = count.load(Ordering::Acquire);
         }
         let moved = self.tally.moved.load(Ordering::Acquire);
-        totals.started += self.tally.started.load(Ordering::Acquire) - moved;
-        totals
+        in_other.started = self.tally.started.load(Ordering::Acquire) - moved;
+        totals.add(&in_other);
+        (totals, in_other)
     }
 
     /// How much the caller weighs against others: requests, fading to a half in five minutes.
