@@ -1,7 +1,7 @@
 //! One caller in the table: the per-caller state of every stage, side by side.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     retired: AtomicBool,
     /// Where the table's list of entries has it.
     pub(crate) slot: AtomicUsize,
+    /// Whether it has been decided that the caller has a row from the beginning, or has none.
+    pub(crate) placed: Once,
     row: OnceLock<Arc<Row>>,
     tally: Tally,
     pace: Mutex<Pace>,
@@ -54,6 +56,7 @@ impl Entry {
             epoch: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             slot: AtomicUsize::new(usize::MAX),
+            placed: Once::new(),
             row: OnceLock::new(),
             tally: Tally::default(),
             pace: Mutex::new(Pace::new(now)),

@@ -65,8 +65,14 @@ impl Places {
 }
 
 impl Registry {
+    /// Decides once whether a new entry has a row from the beginning. Who finds the entry before that is decided
+    /// waits: a first request that another thread was faster with belongs in the row too.
+    pub(super) fn place_once(&self, entry: &Arc<Entry>, now: Timestamp) {
+        entry.placed.call_once(|| self.give_row_if_room(entry, now));
+    }
+
     /// Gives a new entry a row: always to a caller on the roster, to others while there is room.
-    pub(super) fn give_row_if_room(&self, entry: &Arc<Entry>, now: Timestamp) {
+    fn give_row_if_room(&self, entry: &Arc<Entry>, now: Timestamp) {
         let Some(label) = self.label(entry) else {
             return;
         };
