@@ -1,5 +1,6 @@
 //! Everything that is recorded of one caller who has a row of its own, or of those who share one.
 
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
@@ -152,6 +153,8 @@ impl Row {
         // Under the write lock nobody can take a lane from this list, so a count of one stays one.
         lanes.retain(|lane| match lane.unowned() {
             Some(shared) if Arc::strong_count(lane) == 1 => {
+                // The count is read without order: see everything that the last holder wrote before it let go.
+                fence(Ordering::Acquire);
                 shared.absorb(lane);
                 false
             }
