@@ -78,7 +78,7 @@ impl Registry {
         };
         if !entry.on_roster {
             let mut places = lock(&self.places);
-            if places.taken.len() >= places.room || !places.may_label(now) {
+            if entry.is_retired() || places.taken.len() >= places.room || !places.may_label(now) {
                 return;
             }
             places.take(entry);

@@ -339,8 +339,11 @@ impl Registry {
         }
         {
             let mut entries = lock(&self.entries);
-            entry.slot.store(entries.len(), Ordering::Release);
-            entries.push(Arc::clone(&entry));
+            // A claim may have been retired already, by the proven caller of the same name.
+            if !entry.is_retired() {
+                entry.slot.store(entries.len(), Ordering::Release);
+                entries.push(Arc::clone(&entry));
+            }
         }
         // A claim that was here first has the label of the proven name: it comes back as `claimed:…`.
         if let Some(twin) =
