@@ -162,12 +162,16 @@ impl Row {
         });
     }
 
-    /// Whether only the row itself holds its lanes, so that nothing can be counted here any more.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether only the row itself holds its lanes, and only they and the asker hold the row, so that nothing can be
+    /// counted here any more: whoever has the entry that led here may still be about to take a lane.
+    pub(crate) fn is_at_rest(self: &Arc<Self>) -> bool {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        lanes
-            .iter()
-            .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1)
+        let is_at_rest = Arc::strong_count(self) == 1 + lanes.len()
+            && lanes
+                .iter()
+                .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1);
+        fence(Ordering::Acquire);
+        is_at_rest
     }
 
     /// Breaks the circle of row and lanes, once nothing is counted here any more.
