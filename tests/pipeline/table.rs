@@ -327,3 +327,37 @@ fn a_caller_that_was_displaced_comes_back_under_its_own_label_and_goes_on() {
     assert_eq!(all(&table.callers.snapshot()), 15 + 2_000 + 1_000);
     assert_eq!(recorded.total(STARTED), 15 + 2_000 + 1_000);
 }
+
+#[test]
+fn pairs_of_a_displaced_row_are_given_back_and_taken_again() {
+    let table = claimed(|builder| {
+        builder
+            .max_exported(41)
+            .route(crate::support::route_of_header)
+            .series_budget(494)
+            .idle_after(Duration::from_secs(30))
+    });
+    let mut recorded = Recorded::new();
+    let mut service = table.trivial();
+    let mut send = |name: &str, route: &str| {
+        let mut routed = request(name);
+        routed.headers_mut().insert("x-route", route.parse().unwrap());
+        send_one(&mut service, routed);
+    };
+    // On 35 routes: of 273 pairs there is room for `__other__`, the five that have a row, and one that leaves.
+    for round in 0..20 {
+        for index in 0..300 * (round + 1) {
+            send(&format!("heavy{round}"), &format!("/r{}", index % 35));
+        }
+        // The thread remembers other callers now, and so lets go of those that have left.
+        for index in 0..1_100 {
+            send(&format!("passing{round}-{index}"), "/p");
+        }
+        table.tick_after(Duration::from_secs(60));
+        recorded.flush(&table.callers);
+    }
+    let last = table.caller("heavy19");
+    assert!(last.exported);
+    assert_eq!(last.routes.iter().filter(|route| route.route == "__other__").count(), 0, "{:?}", last.routes);
+    assert_eq!(all(&table.callers.snapshot()), recorded.total(STARTED));
+}
