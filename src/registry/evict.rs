@@ -221,10 +221,17 @@ impl Registry {
         }
     }
 
-    /// Lets rows go whose caller has left and whose last request has ended; call it with the lock of the flush, so
-    /// that nobody reads half. `last` is told their counts once more before they are gone.
-    pub(crate) fn dismiss(&self, mut last: impl FnMut(&Row)) {
-        lock(&self.leaving).retain(|row| {
+    /// Lets rows go whose caller has left and whose last request has ended, except for the `keep` that left last;
+    /// call it with the lock of the flush, so that nobody reads half. `last` is told their counts once more before
+    /// they are gone.
+    pub(crate) fn dismiss(&self, keep: usize, mut last: impl FnMut(&Row)) {
+        let mut leaving = lock(&self.leaving);
+        let mut may_go = leaving.len().saturating_sub(keep);
+        leaving.retain(|row| {
+            if may_go == 0 {
+                return true;
+            }
+            may_go -= 1;
             row.fold_lanes();
             if !row.is_at_rest() {
                 return true;
