@@ -361,3 +361,37 @@ fn pairs_of_a_displaced_row_are_given_back_and_taken_again() {
     assert_eq!(last.routes.iter().filter(|route| route.route == "__other__").count(), 0, "{:?}", last.routes);
     assert_eq!(all(&table.callers.snapshot()), recorded.total(STARTED));
 }
+
+#[test]
+fn without_a_recorder_the_rows_of_displaced_callers_do_not_pile_up_and_stay_counted() {
+    let table = Table::with(|builder| {
+        builder
+            .identify(identify::header("x-client-id"))
+            .max_exported(41)
+            .route(crate::support::route_of_header)
+            .series_budget(494)
+    });
+    let mut sent = 0;
+    // Callers that get a row, one after the other, each on a thread of its own and with a route: the 273 pairs
+    // would not last if what is displaced were kept for ever.
+    for round in 0..150u64 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut service = table.trivial();
+                for index in 0..128 * (2 + round / 10) {
+                    let mut routed = request(&format!("heavy{round}"));
+                    routed.headers_mut().insert("x-route", format!("/r{}", index % 4).parse().unwrap());
+                    send_one(&mut service, routed);
+                    sent += 1;
+                }
+            });
+        });
+        table.tick_after(Duration::from_secs(600));
+    }
+    let snapshot = table.callers.snapshot();
+    assert_eq!(all(&snapshot), sent);
+    assert!(snapshot.forgotten.started > sent / 4, "many were displaced");
+    let last = snapshot.caller("heavy149").unwrap();
+    assert!(last.exported);
+    assert!(last.routes.iter().all(|route| route.route != "__other__"), "{:?}", last.routes);
+}
