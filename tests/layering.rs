@@ -13,7 +13,10 @@ const LAYERS: [(&[&str], bool); 6] = [
     (&["identify", "classify", "record"], false),
     (&["registry"], false),
     (&["pipeline"], false),
-    (&["upkeep", "snapshot", "callers", "builder", "middleware"], true),
+    (
+        &["upkeep", "snapshot", "callers", "builder", "middleware"],
+        true,
+    ),
     // Leaves.
     (&["extract", "docs"], false),
 ];
@@ -22,7 +25,9 @@ const LAYERS: [(&[&str], bool); 6] = [
 const LOWEST: [&str; 3] = ["caller", "outcome", "clock"];
 
 fn layer_of(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|(modules, _)| modules.contains(&module))
+    LAYERS
+        .iter()
+        .position(|(modules, _)| modules.contains(&module))
 }
 
 struct Source {
@@ -59,7 +64,13 @@ fn sources() -> Vec<Source> {
     found.sort();
     let source = |path: PathBuf| {
         let inside = path.strip_prefix(&root).unwrap();
-        let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+        let first = inside
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap();
         Source {
             module: first.trim_end_matches(".rs").to_owned(),
             text: fs::read_to_string(&path).unwrap(),
@@ -72,7 +83,9 @@ fn sources() -> Vec<Source> {
 /// The modules that a line names by a path from the root of the crate.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
         &rest[..end]
     })
 }
@@ -96,21 +109,37 @@ fn no_module_knows_one_above_or_beside_it() {
                     Some(theirs) => theirs < own,
                 };
                 if !allowed {
-                    wrong.push(format!("{}:{number}: `{}` names `crate::{other}`", source.path.display(), source.module));
+                    wrong.push(format!(
+                        "{}:{number}: `{}` names `crate::{other}`",
+                        source.path.display(),
+                        source.module
+                    ));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(edges > 100, "{edges} paths found: is the search still right?");
+    assert!(
+        edges > 100,
+        "{edges} paths found: is the search still right?"
+    );
 }
 
 #[test]
 fn only_the_clock_reads_the_time() {
     for source in sources().iter().filter(|source| source.module != "clock") {
         for (number, line) in source.code() {
-            for reading in ["Instant::now", "SystemTime::now", ".elapsed()", "UNIX_EPOCH"] {
-                assert!(!line.contains(reading), "{}:{number}: {line}", source.path.display());
+            for reading in [
+                "Instant::now",
+                "SystemTime::now",
+                ".elapsed()",
+                "UNIX_EPOCH",
+            ] {
+                assert!(
+                    !line.contains(reading),
+                    "{}:{number}: {line}",
+                    source.path.display()
+                );
             }
         }
     }
@@ -123,7 +152,11 @@ fn only_one_file_holds_names_of_metrics() {
         for (number, line) in source.code() {
             if line.contains("\"callerid_") {
                 found += 1;
-                assert_eq!(source.path, Path::new("record/names.rs"), "line {number}: {line}");
+                assert_eq!(
+                    source.path,
+                    Path::new("record/names.rs"),
+                    "line {number}: {line}"
+                );
             }
         }
     }

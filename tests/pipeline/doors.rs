@@ -25,7 +25,11 @@ fn a_body_that_ends_is_ok() {
     let response = respond(&mut service, request("a"));
     let mut body = response.into_body();
     assert!(frame(&mut body).is_some() && frame(&mut body).is_some());
-    assert_eq!(in_flight(&table), 1, "the last frame of an unknown length is not the end");
+    assert_eq!(
+        in_flight(&table),
+        1,
+        "the last frame of an unknown length is not the end"
+    );
     assert!(frame(&mut body).is_none());
     assert_eq!(table.ended("a"), [(Class::Ok, 1)]);
     drop(body);
@@ -36,7 +40,10 @@ fn a_body_that_ends_is_ok() {
 fn trailers_end_the_request() {
     let table = Table::new();
     let mut service = table.layered(|_| {
-        Answer::ok([Step::Data("x"), Step::Trailers(headers([("x-checksum", "1")]))])
+        Answer::ok([
+            Step::Data("x"),
+            Step::Trailers(headers([("x-checksum", "1")])),
+        ])
     });
     let mut body = respond(&mut service, request("a")).into_body();
     frame(&mut body).unwrap().unwrap();
@@ -138,12 +145,13 @@ fn trap_09_an_inner_error_is_failed_and_passes_unchanged() {
 /// One task holds two requests, the first of which panics somewhere; a panic catcher stands outside.
 fn only_the_panicking_one_fails(bad: fn() -> Answer) {
     let table = Table::new();
-    let mut service = table.layered(move |request| {
-        match request.headers()["x-client-id"].to_str().unwrap() {
-            "bad" => bad(),
-            _ => Answer::ok([Step::Data("x")]),
-        }
-    });
+    let mut service =
+        table.layered(
+            move |request| match request.headers()["x-client-id"].to_str().unwrap() {
+                "bad" => bad(),
+                _ => Answer::ok([Step::Data("x")]),
+            },
+        );
     let mut good = Some(Box::pin(service.call(request("good"))));
     assert!(panics(|| {
         let response = now(service.call(request("bad"))).unwrap();
@@ -187,7 +195,11 @@ fn an_empty_body_ends_with_the_head() {
     let mut service =
         table.layered(|_| Answer::Respond(Response::new(Script::default().announces_end())));
     let response = respond(&mut service, request("a"));
-    assert_eq!(table.ended("a"), [(Class::Ok, 1)], "before the body is polled");
+    assert_eq!(
+        table.ended("a"),
+        [(Class::Ok, 1)],
+        "before the body is polled"
+    );
     drop(response);
     let mut service = table.layered(|_| with_length("0", []));
     drop(respond(&mut service, request("a")));
@@ -301,7 +313,11 @@ fn trap_12_grpc_without_a_status_is_a_server_error() {
     let found = grpc(|_| Answer::ok([Step::Data("m")]));
     assert_eq!(found, [(Class::ServerError, 1)], "no trailers");
     let found = grpc(|_| Answer::ok([Step::Data("m"), Step::Trailers(headers([]))]));
-    assert_eq!(found, [(Class::ServerError, 1)], "trailers without a status");
+    assert_eq!(
+        found,
+        [(Class::ServerError, 1)],
+        "trailers without a status"
+    );
     let found = grpc(|_| Answer::Respond(Response::new(Script::default().announces_end())));
     assert_eq!(found, [(Class::ServerError, 1)], "nothing at all");
 }
@@ -317,8 +333,8 @@ fn grpc_dropped_between_the_last_message_and_the_trailers_is_cancelled() {
     // The length is known and has been seen: it still is not the end.
     let found = {
         let table = Table::new();
-        let mut service = table
-            .layered(|_| with_length("1", [Step::Data("m"), status_trailers("0")]));
+        let mut service =
+            table.layered(|_| with_length("1", [Step::Data("m"), status_trailers("0")]));
         let mut body = respond(&mut service, grpc_request()).into_body();
         frame(&mut body).unwrap().unwrap();
         drop(body);
@@ -352,8 +368,16 @@ fn a_detail_overrules_the_class_and_is_counted_by_code_and_field() {
         .into_iter()
         .map(|detail| (detail.class, detail.code, detail.field, detail.count))
         .collect();
-    assert_eq!(found[0], (Class::Validation, "missing".into(), Some("sku".into()), 2));
-    assert!(found.contains(&(Class::Validation, "missing".into(), Some("amount".into()), 1)));
+    assert_eq!(
+        found[0],
+        (Class::Validation, "missing".into(), Some("sku".into()), 2)
+    );
+    assert!(found.contains(&(
+        Class::Validation,
+        "missing".into(),
+        Some("amount".into()),
+        1
+    )));
     assert!(found.contains(&(Class::ServerError, "db_down".into(), None, 1)));
     assert_eq!(found.len(), 3);
 }
@@ -363,18 +387,32 @@ fn details_are_bounded_and_their_sum_is_exact() {
     let table = Table::new();
     for index in 0..500 {
         table.send(request("a"), move |_| {
-            let code = if index % 2 == 0 { "missing".to_owned() } else { format!("code-{index}") };
+            let code = if index % 2 == 0 {
+                "missing".to_owned()
+            } else {
+                format!("code-{index}")
+            };
             detailed(422, ErrorDetail::new(code))
         });
     }
     let caller = table.caller("a");
     assert!(caller.details.len() <= 32, "{}", caller.details.len());
-    assert_eq!((caller.details[0].code.as_str(), caller.details[0].count), ("missing", 250));
+    assert_eq!(
+        (caller.details[0].code.as_str(), caller.details[0].count),
+        ("missing", 250)
+    );
     let kept: u64 = caller.details.iter().map(|detail| detail.count).sum();
     assert_eq!(kept + caller.other_details, 500);
     // A code of a megabyte is cut.
-    table.send(request("a"), |_| detailed(422, ErrorDetail::new("ü".repeat(500_000))));
-    let longest = table.caller("a").details.into_iter().map(|detail| detail.code.len()).max();
+    table.send(request("a"), |_| {
+        detailed(422, ErrorDetail::new("ü".repeat(500_000)))
+    });
+    let longest = table
+        .caller("a")
+        .details
+        .into_iter()
+        .map(|detail| detail.code.len())
+        .max();
     assert!(longest <= Some(64));
 }
 
@@ -409,7 +447,8 @@ fn trap_24_response_bytes_are_counted_once_at_the_end() {
         table.layered(|_| Answer::ok([Step::Data("12345"), Step::Data("678"), Step::Data("90")]));
     let mut post = request("a");
     *post.method_mut() = Method::POST;
-    post.headers_mut().insert("content-length", "7".parse().unwrap());
+    post.headers_mut()
+        .insert("content-length", "7".parse().unwrap());
     let mut body = respond(&mut service, post).into_body();
     for _ in 0..3 {
         frame(&mut body).unwrap().unwrap();
@@ -439,16 +478,24 @@ fn a_failed_request_is_kept_with_its_route_status_code_and_trace() {
     });
     let mut failing = request("a");
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    failing.headers_mut().insert("traceparent", trace.parse().unwrap());
+    failing
+        .headers_mut()
+        .insert("traceparent", trace.parse().unwrap());
     table.send(failing, |_| detailed(422, ErrorDetail::new("missing")));
     let caller = table.caller("a");
     let [failure] = &caller.failures[..] else {
         panic!("{:?}", caller.failures)
     };
     assert_eq!(failure.route, "GET /v1/orders");
-    assert_eq!((failure.status, failure.class), (Some(422), Class::Validation));
+    assert_eq!(
+        (failure.status, failure.class),
+        (Some(422), Class::Validation)
+    );
     assert_eq!(failure.code.as_deref(), Some("missing"));
-    assert_eq!(failure.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert_eq!(
+        failure.trace_id.as_deref(),
+        Some("4bf92f3577b34da6a3ce929d0e0e4736")
+    );
 }
 
 #[test]

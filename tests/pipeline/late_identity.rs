@@ -33,7 +33,11 @@ fn an_open_request_moves_with_everything_that_is_counted() {
     let payments = table.caller("payments");
     assert_eq!((payments.counts.started, payments.counts.in_flight), (1, 1));
     let snapshot = table.callers.snapshot();
-    assert!(snapshot.caller("a").is_none_or(|a| a.counts.started == 0 && a.counts.in_flight == 0));
+    assert!(
+        snapshot
+            .caller("a")
+            .is_none_or(|a| a.counts.started == 0 && a.counts.in_flight == 0)
+    );
     drain(&mut body);
     assert_eq!(table.ended("payments"), [(Class::Ok, 1)]);
     let payments = table.caller("payments");
@@ -72,7 +76,10 @@ fn only_the_first_identity_counts() {
         let slot = slot(&request);
         assert!(slot.verified("b").is_some());
         assert!(slot.verified("c").is_none(), "said before");
-        assert!(slot.clone().verified("c").is_none(), "a clone is the same slot");
+        assert!(
+            slot.clone().verified("c").is_none(),
+            "a clone is the same slot"
+        );
         Answer::status(200)
     });
     assert_eq!(table.ended("b"), [(Class::Ok, 1)]);
@@ -123,8 +130,13 @@ fn a_request_that_moved_and_was_cancelled_failed_or_panicked_is_counted_at_its_n
     };
     drop(table.layered(moving(|| Answer::Never)).call(request("a")));
     table.send(request("a"), moving(|| Answer::Fail));
-    assert!(crate::support::panics(|| table.send(request("a"), moving(|| Answer::PanicInCall))));
-    assert_eq!(table.ended("b"), [(Class::Failed, 2), (Class::Cancelled, 1)]);
+    assert!(crate::support::panics(
+        || table.send(request("a"), moving(|| Answer::PanicInCall))
+    ));
+    assert_eq!(
+        table.ended("b"),
+        [(Class::Failed, 2), (Class::Cancelled, 1)]
+    );
 }
 
 #[test]
@@ -169,7 +181,10 @@ fn a_request_of_a_caller_without_a_row_moves_too() {
     let now = |name: &str| table.caller(name).counts;
     assert_eq!((now("r7").started, now("r7").in_flight), (1, 0));
     assert_eq!((now("late").started, now("late").in_flight), (1, 1));
-    assert_eq!((now("__other__").started, now("__other__").in_flight), (other + 1, 1));
+    assert_eq!(
+        (now("__other__").started, now("__other__").in_flight),
+        (other + 1, 1)
+    );
     drain(&mut body);
     assert_eq!(table.ended("r7"), [(Class::Ok, 1)]);
     assert_eq!(table.ended("late"), [(Class::Ok, 1)]);
@@ -193,7 +208,10 @@ fn the_gauge_and_the_counters_of_the_recorder_follow() {
     assert_eq!(gauge(&recorded, "a"), Some(1.0));
     kept.lock().unwrap().take().unwrap().verified("b").unwrap();
     recorded.flush(&table.callers);
-    assert_eq!((gauge(&recorded, "a"), gauge(&recorded, "b")), (Some(0.0), Some(1.0)));
+    assert_eq!(
+        (gauge(&recorded, "a"), gauge(&recorded, "b")),
+        (Some(0.0), Some(1.0))
+    );
     drop(future);
     recorded.flush(&table.callers);
     assert_eq!(gauge(&recorded, "b"), Some(0.0));
@@ -220,7 +238,9 @@ fn a_late_identity_from_another_thread_moves_a_hot_request() {
         .collect();
     let slots = std::mem::take(&mut *kept.lock().unwrap());
     let moving = std::thread::spawn(move || {
-        slots.iter().for_each(|slot| drop(slot.verified("b").unwrap()));
+        slots
+            .iter()
+            .for_each(|slot| drop(slot.verified("b").unwrap()));
     });
     moving.join().unwrap();
     let counts = |name| table.caller(name).counts;

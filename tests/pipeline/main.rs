@@ -1,6 +1,13 @@
 //! The pipeline from the outside, in one process and on a clock that stands still.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "tests, some of which wait with a deadline"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -33,7 +33,10 @@ fn counters_are_born_at_zero_with_the_row() {
         recorded.counter(REQUESTS, &[("caller", name), ("class", class.as_str())])
     };
     // On the roster: before the first request.
-    assert_eq!(recorded.counter(STARTED, &[("caller", "checkout")]), Some(0));
+    assert_eq!(
+        recorded.counter(STARTED, &[("caller", "checkout")]),
+        Some(0)
+    );
     for class in Class::ALL {
         assert_eq!(of_class(&recorded, "checkout", class), Some(0), "{class}");
     }
@@ -44,12 +47,23 @@ fn counters_are_born_at_zero_with_the_row() {
         let expected = u64::from(class == Class::Ok);
         assert_eq!(of_class(&recorded, "a", class), Some(expected), "{class}");
     }
-    for counter in ["callerid_request_body_bytes_total", "callerid_response_body_bytes_total"] {
+    for counter in [
+        "callerid_request_body_bytes_total",
+        "callerid_response_body_bytes_total",
+    ] {
         assert_eq!(recorded.counter(counter, &[("caller", "a")]), Some(0));
     }
     assert_eq!(recorded.total("callerid_impersonations_total"), 0);
-    assert!(recorded.counter("callerid_impersonations_total", &[]).is_some());
-    assert!(recorded.counter("callerid_callers_overflow_total", &[]).is_some());
+    assert!(
+        recorded
+            .counter("callerid_impersonations_total", &[])
+            .is_some()
+    );
+    assert!(
+        recorded
+            .counter("callerid_callers_overflow_total", &[])
+            .is_some()
+    );
 }
 
 #[test]
@@ -74,11 +88,18 @@ fn the_recorder_has_the_figures_of_the_snapshot_and_a_second_flush_changes_nothi
             let each = index as u64 + 1;
             let counts = table.caller(name).counts;
             assert_eq!((counts.started, counts.in_flight), (12 * each, 0));
-            assert_eq!(recorded.counter(STARTED, &[("caller", name)]), Some(12 * each));
+            assert_eq!(
+                recorded.counter(STARTED, &[("caller", name)]),
+                Some(12 * each)
+            );
             for class in Class::ALL {
                 let labels = [("caller", name), ("class", class.as_str())];
                 assert_eq!(counts.by_class[class], each);
-                assert_eq!(recorded.counter(REQUESTS, &labels), Some(each), "{name} {class}");
+                assert_eq!(
+                    recorded.counter(REQUESTS, &labels),
+                    Some(each),
+                    "{name} {class}"
+                );
                 assert_eq!(recorded.histogram(DURATION, &labels).len() as u64, each);
             }
             for (fault, classes) in [("none", 1), ("caller", 7), ("service", 4)] {
@@ -98,10 +119,19 @@ fn the_gauge_shows_what_is_open_and_returns_to_zero() {
     let mut open: Vec<_> = (0..3).map(|_| service.call(request("a"))).collect();
     for left in (0..=3).rev() {
         recorded.flush(&table.callers);
-        assert_eq!(recorded.gauge(IN_FLIGHT, &[("caller", "a")]), Some(f64::from(left)));
+        assert_eq!(
+            recorded.gauge(IN_FLIGHT, &[("caller", "a")]),
+            Some(f64::from(left))
+        );
         open.pop();
     }
-    assert_eq!(recorded.gauge("callerid_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));
+    assert_eq!(
+        recorded.gauge(
+            "callerid_build_info",
+            &[("version", env!("CARGO_PKG_VERSION"))]
+        ),
+        Some(1.0)
+    );
     assert_eq!(recorded.gauge("callerid_callers_tracked", &[]), Some(1.0));
 }
 
@@ -133,7 +163,11 @@ fn exported_buckets_and_sums_are_exact() {
     let recorder = prometheus(PrometheusBuilder::new());
     let clock = table.clock.clone();
     let mut service = table.layered(move |request| {
-        let nanos = request.headers()["x-nanos"].to_str().unwrap().parse().unwrap();
+        let nanos = request.headers()["x-nanos"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         clock.advance(Duration::from_nanos(nanos));
         Answer::status(200)
     });
@@ -154,7 +188,9 @@ fn exported_buckets_and_sums_are_exact() {
         sum += seconds;
         expected[LATENCY_BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
         let mut timed = request("a");
-        timed.headers_mut().insert("x-nanos", nanos.to_string().parse().unwrap());
+        timed
+            .headers_mut()
+            .insert("x-nanos", nanos.to_string().parse().unwrap());
         send_one(&mut service, timed);
         if index % 37 == 0 {
             metrics::with_local_recorder(&recorder, || table.callers.flush());
@@ -168,9 +204,15 @@ fn exported_buckets_and_sums_are_exact() {
         let bucket = format!("{DURATION}_bucket{{caller=\"a\",class=\"ok\",le=\"{bound}\"}}");
         assert_eq!(samples[&bucket] as u64, cumulative, "{bucket}");
     }
-    assert_eq!(samples[&format!("{DURATION}_count{{caller=\"a\",class=\"ok\"}}")], 4_000.0);
+    assert_eq!(
+        samples[&format!("{DURATION}_count{{caller=\"a\",class=\"ok\"}}")],
+        4_000.0
+    );
     let exported = samples[&format!("{DURATION}_sum{{caller=\"a\",class=\"ok\"}}")];
-    assert!((exported / sum - 1.0).abs() < 1e-9, "{exported} instead of {sum}");
+    assert!(
+        (exported / sum - 1.0).abs() < 1e-9,
+        "{exported} instead of {sum}"
+    );
 }
 
 /// The rows of the metric table in the documentation of the crate: name, kind, labels.
@@ -179,7 +221,11 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `callerid_"))
         .map(|row| {
-            let cells: Vec<_> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+            let cells: Vec<_> = row
+                .trim_end_matches('|')
+                .split('|')
+                .map(str::trim)
+                .collect();
             let [name, kind, labels] = cells[..] else {
                 panic!("three cells: {row}")
             };
@@ -200,7 +246,11 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
         builder
             .identify(identify::api_key("x-api-key"))
             .identify(identify::header("x-client-id"))
-            .caller(Account::new("checkout").owner("Payments").api_key(ApiKey::sha256("k1", HASH)))
+            .caller(
+                Account::new("checkout")
+                    .owner("Payments")
+                    .api_key(ApiKey::sha256("k1", HASH)),
+            )
             .route(route_of_header)
     });
     let mut service = table.layered(answer_by_class);
@@ -208,7 +258,10 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
         send_class(&mut service, "a", class, "/v1");
     }
     send_class(&mut service, "checkout", Class::Ok, "/v1");
-    let keyed = Request::builder().header("x-api-key", "test").body(()).unwrap();
+    let keyed = Request::builder()
+        .header("x-api-key", "test")
+        .body(())
+        .unwrap();
     table.send(keyed, |_| Answer::status(200));
     let mut recorded = Recorded::new();
     recorded.flush(&table.callers);
@@ -227,7 +280,10 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
     }
     assert_eq!(seen, documented());
     for (name, description) in &recorded.described {
-        assert!(description.ends_with('.'), "{name} is not described: {description:?}");
+        assert!(
+            description.ends_with('.'),
+            "{name} is not described: {description:?}"
+        );
     }
 }
 
@@ -245,11 +301,18 @@ fn trap_13_a_recorder_that_is_installed_late_gets_everything_since_the_start() {
     late.flush(&table.callers);
     let a = [("caller", "a")];
     assert_eq!(late.counter(STARTED, &a), Some(10));
-    assert_eq!(late.counter("callerid_response_body_bytes_total", &a), Some(30));
+    assert_eq!(
+        late.counter("callerid_response_body_bytes_total", &a),
+        Some(30)
+    );
     let labels = [("caller", "a"), ("class", "ok")];
     assert_eq!(late.counter(REQUESTS, &labels), Some(10));
     assert_eq!(late.histogram(DURATION, &labels).len(), 10);
-    assert_eq!(late.histogram("callerid_time_to_first_byte_seconds", &a).len(), 10);
+    assert_eq!(
+        late.histogram("callerid_time_to_first_byte_seconds", &a)
+            .len(),
+        10
+    );
 
     // A recorder in its place is found too, and nothing is told twice.
     let mut next = Recorded::new();
@@ -303,11 +366,24 @@ fn trap_14_a_series_that_an_exporter_dropped_for_idleness_comes_back_and_loses_n
     send_many(&mut service, "a", 3);
     flush();
     let samples = scrape(&recorder);
-    assert_eq!(samples.get(&started), Some(&3.0), "a counter that starts anew");
+    assert_eq!(
+        samples.get(&started),
+        Some(&3.0),
+        "a counter that starts anew"
+    );
     let ok = format!("{REQUESTS}{{caller=\"a\",class=\"ok\"}}");
     assert_eq!(samples.get(&ok), Some(&3.0));
-    assert_eq!(samples.get(&format!("{DURATION}_count{{caller=\"a\",class=\"ok\"}}")), Some(&3.0));
-    assert_eq!(samples.get(&format!("{IN_FLIGHT}{{caller=\"a\"}}")).copied().unwrap_or(0.0), 0.0);
+    assert_eq!(
+        samples.get(&format!("{DURATION}_count{{caller=\"a\",class=\"ok\"}}")),
+        Some(&3.0)
+    );
+    assert_eq!(
+        samples
+            .get(&format!("{IN_FLIGHT}{{caller=\"a\"}}"))
+            .copied()
+            .unwrap_or(0.0),
+        0.0
+    );
 
     // Without a request too: every handle is resolved again after half a minute.
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -317,7 +393,10 @@ fn trap_14_a_series_that_an_exporter_dropped_for_idleness_comes_back_and_loses_n
     }
     table.clock.advance(Duration::from_secs(31));
     flush();
-    assert!(scrape(&recorder).contains_key(&started), "an idle series is kept alive");
+    assert!(
+        scrape(&recorder).contains_key(&started),
+        "an idle series is kept alive"
+    );
 }
 
 fn routed(settings: impl FnOnce(callerid::Builder) -> callerid::Builder) -> Table {
@@ -337,14 +416,21 @@ fn trap_02_pairs_of_caller_and_route_are_bounded_and_their_sum_is_exact() {
     let mut service = table.layered(answer_by_class);
     for name in 0..50 {
         for route in 0..50 {
-            send_class(&mut service, &format!("c{name}"), Class::Ok, &format!("/r{route}"));
+            send_class(
+                &mut service,
+                &format!("c{name}"),
+                Class::Ok,
+                &format!("/r{route}"),
+            );
         }
     }
     recorded.flush(&table.callers);
     let pairs: BTreeSet<_> = recorded
         .kinds
         .keys()
-        .filter(|(name, labels)| name == ROUTES && !labels.contains(&("route".into(), "__other__".into())))
+        .filter(|(name, labels)| {
+            name == ROUTES && !labels.contains(&("route".into(), "__other__".into()))
+        })
         .collect();
     assert_eq!(pairs.len(), 1_000);
     assert_eq!(recorded.total(ROUTES), 2_500);
@@ -389,7 +475,9 @@ fn the_route_bound_holds_when_callers_are_displaced() {
                     let mut plain = request(&name);
                     plain.headers_mut().insert("x-class", "ok".parse().unwrap());
                     if index % 2 == 0 {
-                        plain.headers_mut().insert("x-route", "/v1".parse().unwrap());
+                        plain
+                            .headers_mut()
+                            .insert("x-route", "/v1".parse().unwrap());
                     }
                     send_one(&mut service, plain);
                 }
@@ -405,6 +493,12 @@ fn the_route_bound_holds_when_callers_are_displaced() {
     let mut recorded = Recorded::new();
     recorded.flush(&table.callers);
     let routes = recorded.values(ROUTES, "route");
-    let many = routes.iter().filter(|route| route.starts_with("GET /many")).count();
-    assert!((bound / 2..bound).contains(&many), "{many} routes with room for {bound}");
+    let many = routes
+        .iter()
+        .filter(|route| route.starts_with("GET /many"))
+        .count();
+    assert!(
+        (bound / 2..bound).contains(&many),
+        "{many} routes with room for {bound}"
+    );
 }

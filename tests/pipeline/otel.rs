@@ -9,8 +9,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
 use crate::support::{
-    Answer, Series, Table, answer_by_class, request, route_of_header, send_class, send_many,
-    series,
+    Answer, Series, Table, answer_by_class, request, route_of_header, send_class, send_many, series,
 };
 
 struct Otel {
@@ -57,14 +56,19 @@ impl Otel {
             .flat_map(|resource| resource.scope_metrics())
             .flat_map(|scope| scope.metrics())
         {
-            let mut add = |attributes: &mut dyn Iterator<Item = &opentelemetry::KeyValue>, value: f64, sum: f64| {
+            let mut add = |attributes: &mut dyn Iterator<Item = &opentelemetry::KeyValue>,
+                           value: f64,
+                           sum: f64| {
                 let labels: Vec<_> = attributes
                     .map(|pair| (pair.key.to_string(), pair.value.to_string()))
                     .collect();
                 if labels.iter().any(|(key, _)| key == "otel.metric.overflow") {
                     exported.overflowed.push(metric.name().to_owned());
                 }
-                let labels: Vec<_> = labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+                let labels: Vec<_> = labels
+                    .iter()
+                    .map(|(key, value)| (&**key, &**value))
+                    .collect();
                 let series = series(metric.name(), &labels);
                 *exported.values.entry(series.clone()).or_default() += value;
                 *exported.sums.entry(series).or_default() += sum;
@@ -76,9 +80,11 @@ impl Otel {
                 AggregatedMetrics::F64(MetricData::Gauge(data)) => data
                     .data_points()
                     .for_each(|point| add(&mut point.attributes(), point.value(), 0.0)),
-                AggregatedMetrics::F64(MetricData::Histogram(data)) => data
-                    .data_points()
-                    .for_each(|point| add(&mut point.attributes(), point.count() as f64, point.sum())),
+                AggregatedMetrics::F64(MetricData::Histogram(data)) => {
+                    data.data_points().for_each(|point| {
+                        add(&mut point.attributes(), point.count() as f64, point.sum())
+                    })
+                }
                 other => panic!("{}: {other:?}", metric.name()),
             }
         }
@@ -126,12 +132,24 @@ fn the_bridge_shows_the_same_figures() {
     let validation = [("caller", "a"), ("class", "validation")];
     assert_eq!(exported.value("callerid_requests_started_total", &a), 20.0);
     assert_eq!(exported.value("callerid_requests_total", &validation), 20.0);
-    assert_eq!(exported.value("callerid_requests_total", &[("caller", "a"), ("class", "ok")]), 0.0);
-    assert_eq!(exported.value("callerid_request_duration_seconds", &validation), 20.0);
+    assert_eq!(
+        exported.value(
+            "callerid_requests_total",
+            &[("caller", "a"), ("class", "ok")]
+        ),
+        0.0
+    );
+    assert_eq!(
+        exported.value("callerid_request_duration_seconds", &validation),
+        20.0
+    );
     let sum = exported.sums[&series("callerid_request_duration_seconds", &validation)];
     assert!((sum - 0.6).abs() < 1e-9, "{sum}");
     assert_eq!(exported.value("callerid_in_flight_requests", &a), 0.0);
-    assert_eq!(exported.value("callerid_time_to_first_byte_seconds", &a), 20.0);
+    assert_eq!(
+        exported.value("callerid_time_to_first_byte_seconds", &a),
+        20.0
+    );
 }
 
 #[test]
@@ -141,7 +159,9 @@ fn trap_01_a_full_table_of_callers_by_class_and_route_stays_below_the_limit_of_t
         let builder = builder
             .identify(identify::header("x-client-id").verified())
             .route(route_of_header);
-        (0..30).fold(builder, |builder, index| builder.caller(Account::new(format!("roster{index}"))))
+        (0..30).fold(builder, |builder, index| {
+            builder.caller(Account::new(format!("roster{index}")))
+        })
     });
     let otel = Otel::new();
     let mut service = table.layered(answer_by_class);
@@ -167,7 +187,9 @@ fn trap_01_a_full_table_of_callers_by_class_and_route_stays_below_the_limit_of_t
     for (index, class) in Class::ALL.into_iter().enumerate() {
         let mut probe = request("probe");
         *probe.uri_mut() = "/healthz".parse().unwrap();
-        probe.headers_mut().insert("x-class", class.as_str().parse().unwrap());
+        probe
+            .headers_mut()
+            .insert("x-class", class.as_str().parse().unwrap());
         let mut future = std::pin::pin!(tower::Service::call(&mut service, probe));
         drop(crate::support::poll_once(future.as_mut()));
         let nobody = http::Request::builder()

@@ -5,7 +5,9 @@ use callerid::{Caller, CallerLayer, CallerSlot, Callers};
 use http::{Response, StatusCode, Version};
 use http_body::{Body, Frame};
 
-use crate::support::{Answer, Broken, Inner, Script, Step, Table, frame, headers, request, respond};
+use crate::support::{
+    Answer, Broken, Inner, Script, Step, Table, frame, headers, request, respond,
+};
 
 #[test]
 fn status_version_headers_and_extensions_pass() {
@@ -37,11 +39,19 @@ fn frames_and_trailers_pass_in_order() {
     let trailers = headers([("x-checksum", "1")]);
     let sent = trailers.clone();
     let mut service = table.layered(move |_| {
-        Answer::ok([Step::Data("a"), Step::Data(""), Step::Data("b"), Step::Trailers(sent.clone())])
+        Answer::ok([
+            Step::Data("a"),
+            Step::Data(""),
+            Step::Data("b"),
+            Step::Trailers(sent.clone()),
+        ])
     });
     let mut body = respond(&mut service, request("a")).into_body();
     for expected in ["a", "", "b"] {
-        assert_eq!(frame(&mut body).unwrap().unwrap().into_data().unwrap(), expected);
+        assert_eq!(
+            frame(&mut body).unwrap().unwrap().into_data().unwrap(),
+            expected
+        );
     }
     let last: Frame<_> = frame(&mut body).unwrap().unwrap();
     assert_eq!(last.into_trailers().unwrap(), trailers);
@@ -63,7 +73,10 @@ fn size_hint_and_end_of_stream_pass() {
 
     let mut service = table.layered(|_| Answer::ok([]));
     let body = respond(&mut service, request("a")).into_body();
-    assert_eq!((body.size_hint().lower(), body.size_hint().upper()), (0, None));
+    assert_eq!(
+        (body.size_hint().lower(), body.size_hint().upper()),
+        (0, None)
+    );
     assert!(!body.is_end_stream());
 }
 
@@ -105,7 +118,10 @@ fn the_handler_sees_the_caller_in_the_extensions() {
     let mut service = table.layered(|request| {
         let caller = request.extensions().get::<Caller>().unwrap();
         assert_eq!((caller.name(), caller.is_verified()), ("a", true));
-        assert!(request.extensions().get::<CallerSlot>().is_none(), "only where asked for");
+        assert!(
+            request.extensions().get::<CallerSlot>().is_none(),
+            "only where asked for"
+        );
         Answer::status(200)
     });
     respond(&mut service, request("a"));

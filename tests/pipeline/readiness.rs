@@ -9,8 +9,9 @@ use tower_test::mock;
 use crate::support::{Script, Table, now, request};
 
 type Mock = mock::Mock<Request<()>, Response<Script>>;
+type Handle = mock::Handle<Request<()>, Response<Script>>;
 
-fn mocked(table: &Table) -> (mock::Spawn<CallerService<Mock>>, mock::Handle<Request<()>, Response<Script>>) {
+fn mocked(table: &Table) -> (mock::Spawn<CallerService<Mock>>, Handle) {
     mock::spawn_layer(table.callers.layer())
 }
 
@@ -21,11 +22,23 @@ fn readiness_is_forwarded_and_nothing_is_counted_before_a_call() {
     handle.allow(0);
     assert!(service.poll_ready::<Request<()>>().is_pending());
     handle.allow(1);
-    assert!(service.is_woken(), "the inner service's waker is the task's own");
-    assert!(matches!(service.poll_ready::<Request<()>>(), Poll::Ready(Ok(()))));
-    assert!(table.callers.snapshot().callers.is_empty(), "readiness reserves nothing here");
+    assert!(
+        service.is_woken(),
+        "the inner service's waker is the task's own"
+    );
+    assert!(matches!(
+        service.poll_ready::<Request<()>>(),
+        Poll::Ready(Ok(()))
+    ));
+    assert!(
+        table.callers.snapshot().callers.is_empty(),
+        "readiness reserves nothing here"
+    );
     let response = service.call(request("a"));
-    assert!(service.poll_ready::<Request<()>>().is_pending(), "the one permit is used");
+    assert!(
+        service.poll_ready::<Request<()>>().is_pending(),
+        "the one permit is used"
+    );
     let (_, send) = match handle.poll_request() {
         Poll::Ready(Some(request)) => request,
         other => panic!("{:?}", other.is_ready()),

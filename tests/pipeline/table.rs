@@ -48,7 +48,12 @@ fn trap_02_a_million_invented_names_leave_a_bounded_table_and_the_late_heavy_cal
         send_one(&mut service, request);
         sent += 1;
     };
-    let proven = || Request::builder().header("x-mtls", "checkout").body(()).unwrap();
+    let proven = || {
+        Request::builder()
+            .header("x-mtls", "checkout")
+            .body(())
+            .unwrap()
+    };
     let steady: Vec<_> = (0..10).map(|index| format!("steady{index}")).collect();
     let mut of_each = 0;
     for _ in 0..100 {
@@ -77,10 +82,25 @@ fn trap_02_a_million_invented_names_leave_a_bounded_table_and_the_late_heavy_cal
     assert!(late >= 990, "{late}");
     recorded.flush(&table.callers);
     let snapshot = table.callers.snapshot();
-    assert!((4_000..=4_096).contains(&snapshot.tracked), "{}", snapshot.tracked);
-    let labels: BTreeSet<_> = snapshot.callers.iter().filter_map(|caller| caller.label.clone()).collect();
+    assert!(
+        (4_000..=4_096).contains(&snapshot.tracked),
+        "{}",
+        snapshot.tracked
+    );
+    let labels: BTreeSet<_> = snapshot
+        .callers
+        .iter()
+        .filter_map(|caller| caller.label.clone())
+        .collect();
     assert!(labels.len() <= 150, "{}", labels.len());
-    assert_eq!(labels.len(), snapshot.callers.iter().filter(|caller| caller.exported).count());
+    assert_eq!(
+        labels.len(),
+        snapshot
+            .callers
+            .iter()
+            .filter(|caller| caller.exported)
+            .count()
+    );
     for (metric, series) in recorded.series_by_metric() {
         assert!(series <= 2_000, "{metric}: {series}");
     }
@@ -95,9 +115,15 @@ fn trap_02_a_million_invented_names_leave_a_bounded_table_and_the_late_heavy_cal
     // Those with a row are untouched.
     for name in &steady {
         let found = snapshot.caller(name).unwrap();
-        assert_eq!((found.label.as_deref(), found.counts.started), (Some(name.as_str()), of_each));
+        assert_eq!(
+            (found.label.as_deref(), found.counts.started),
+            (Some(name.as_str()), of_each)
+        );
         assert_eq!(found.counts.by_class[Class::Ok], of_each);
-        assert_eq!(recorded.counter(STARTED, &[("caller", name)]), Some(of_each));
+        assert_eq!(
+            recorded.counter(STARTED, &[("caller", name)]),
+            Some(of_each)
+        );
     }
     assert_eq!(snapshot.caller("checkout").unwrap().counts.started, 100);
 
@@ -110,7 +136,10 @@ fn trap_02_a_million_invented_names_leave_a_bounded_table_and_the_late_heavy_cal
     assert_eq!(recorded.total(STARTED), sent);
     assert_eq!(recorded.total("callerid_requests_total"), sent);
     assert_eq!(recorded.total("callerid_identified_total"), sent);
-    assert_eq!(recorded.total("callerid_callers_overflow_total"), snapshot.overflow);
+    assert_eq!(
+        recorded.total("callerid_callers_overflow_total"),
+        snapshot.overflow
+    );
 }
 
 #[test]
@@ -144,7 +173,10 @@ fn what_a_caller_sent_before_its_row_stays_in_other_and_is_said_to() {
     assert_eq!(heavy.in_other.started, 128);
     assert_eq!(heavy.in_other.by_class[Class::Ok], 128);
     assert_eq!(recorded.counter(STARTED, &[("caller", "heavy")]), Some(172));
-    assert_eq!(recorded.counter(STARTED, &[("caller", "__other__")]), Some(128));
+    assert_eq!(
+        recorded.counter(STARTED, &[("caller", "__other__")]),
+        Some(128)
+    );
     let snapshot = table.callers.snapshot();
     assert_eq!(snapshot.forgotten.started, 1, "the one that it displaced");
     assert_eq!(all(&snapshot), 305);
@@ -171,15 +203,26 @@ fn an_entry_with_an_open_request_never_leaves() {
     let snapshot = table.callers.snapshot();
     for index in 0..41 {
         let name = format!("open{index}");
-        let found = snapshot.caller(&name).unwrap_or_else(|| panic!("{name} was evicted"));
+        let found = snapshot
+            .caller(&name)
+            .unwrap_or_else(|| panic!("{name} was evicted"));
         assert_eq!(found.counts.in_flight, 1);
     }
-    assert!(snapshot.caller("heavy").is_none(), "there is no room for it");
+    assert!(
+        snapshot.caller("heavy").is_none(),
+        "there is no room for it"
+    );
     assert_eq!(all(&snapshot), 20_041);
 
     open.iter_mut().for_each(drain);
     send_many(&mut service, "heavy", 1_000);
-    assert!(table.callers.snapshot().caller("heavy").is_some_and(|heavy| heavy.exported));
+    assert!(
+        table
+            .callers
+            .snapshot()
+            .caller("heavy")
+            .is_some_and(|heavy| heavy.exported)
+    );
     let mut recorded = Recorded::new();
     table.tick_after(Duration::from_secs(1));
     recorded.flush(&table.callers);
@@ -192,7 +235,9 @@ fn a_caller_on_the_roster_always_has_its_row() {
     let names: Vec<_> = (0..200).map(|index| format!("team{index}")).collect();
     let table = Table::with(|builder| {
         let builder = builder.identify(identify::header("x-client-id").verified());
-        names.iter().fold(builder, |builder, name| builder.caller(Account::new(name)))
+        names
+            .iter()
+            .fold(builder, |builder, name| builder.caller(Account::new(name)))
     });
     let mut service = table.trivial();
     for index in 0..10_000 {
@@ -244,14 +289,29 @@ fn replacements_are_sixteen_at_once_and_then_one_a_minute() {
     assert_eq!(saved, 16);
     recorded.flush(&table.callers);
     let snapshot = table.callers.snapshot();
-    assert_eq!(snapshot.callers.iter().filter(|caller| caller.exported).count(), 6, "five and __other__");
+    assert_eq!(
+        snapshot
+            .callers
+            .iter()
+            .filter(|caller| caller.exported)
+            .count(),
+        6,
+        "five and __other__"
+    );
     assert_eq!(all(&snapshot), recorded.total(STARTED));
-    assert_eq!(recorded.values(STARTED, "caller").len(), 1 + 5 + 16 + 2 + 16);
+    assert_eq!(
+        recorded.values(STARTED, "caller").len(),
+        1 + 5 + 16 + 2 + 16
+    );
 }
 
 #[test]
 fn idle_callers_without_a_row_leave_and_idle_rows_stay() {
-    let table = claimed(|builder| builder.max_exported(41).idle_after(Duration::from_secs(100)));
+    let table = claimed(|builder| {
+        builder
+            .max_exported(41)
+            .idle_after(Duration::from_secs(100))
+    });
     let mut service = table.trivial();
     for index in 0..50 {
         send_many(&mut service, &format!("c{index:02}"), 1);
@@ -264,14 +324,24 @@ fn idle_callers_without_a_row_leave_and_idle_rows_stay() {
     assert_eq!(table.callers.snapshot().tracked, 50, "not yet");
     send_many(&mut service, "c48", 1);
     table.tick_after(Duration::from_secs(1));
-    let left: BTreeSet<_> = table.callers.snapshot().callers.into_iter().map(|caller| caller.name).collect();
+    let left: BTreeSet<_> = table
+        .callers
+        .snapshot()
+        .callers
+        .into_iter()
+        .map(|caller| caller.name)
+        .collect();
     let expected = ["__other__", "c00", "c01", "c02", "c03", "c04", "c48", "c49"];
     assert_eq!(left, expected.map(str::to_owned).into());
     drop(open);
     table.tick_after(Duration::from_secs(101));
     table.tick_after(Duration::from_secs(101));
     assert_eq!(table.callers.snapshot().tracked, 5);
-    assert_eq!(all(&table.callers.snapshot()), 52, "nothing is lost with them");
+    assert_eq!(
+        all(&table.callers.snapshot()),
+        52,
+        "nothing is lost with them"
+    );
 }
 
 #[test]
@@ -293,11 +363,20 @@ fn the_series_budget_scales_rows_and_pairs_together() {
             }
         }
         let snapshot = table.callers.snapshot();
-        let own = |caller: &&callerid::snapshot::CallerSnapshot| caller.exported && caller.name != "__other__";
-        assert_eq!(snapshot.callers.iter().filter(own).count(), rows, "budget {budget}");
+        let own = |caller: &&callerid::snapshot::CallerSnapshot| {
+            caller.exported && caller.name != "__other__"
+        };
+        assert_eq!(
+            snapshot.callers.iter().filter(own).count(),
+            rows,
+            "budget {budget}"
+        );
         let routes = snapshot.callers.iter().flat_map(|caller| &caller.routes);
         let found = routes.filter(|route| route.route != "__other__").count();
-        assert!(found <= pairs && found >= pairs / 2, "budget {budget}: {found}");
+        assert!(
+            found <= pairs && found >= pairs / 2,
+            "budget {budget}: {found}"
+        );
         let mut recorded = Recorded::new();
         recorded.flush(&table.callers);
         assert_eq!(recorded.total("callerid_route_requests_total"), 4_000);
@@ -317,13 +396,23 @@ fn a_caller_that_was_displaced_comes_back_under_its_own_label_and_goes_on() {
         send_many(&mut service, &format!("heavy{index}"), 400);
     }
     recorded.flush(&table.callers);
-    assert!(!table.callers.snapshot().callers.iter().any(|caller| caller.name == "first0" && caller.exported));
+    assert!(
+        !table
+            .callers
+            .snapshot()
+            .callers
+            .iter()
+            .any(|caller| caller.name == "first0" && caller.exported)
+    );
     send_many(&mut service, "first0", 1_000);
     recorded.flush(&table.callers);
     let back = table.caller("first0");
     assert_eq!(back.label.as_deref(), Some("first0"));
     let own = back.counts.started - back.in_other.started;
-    assert_eq!(recorded.counter(STARTED, &[("caller", "first0")]), Some(3 + own));
+    assert_eq!(
+        recorded.counter(STARTED, &[("caller", "first0")]),
+        Some(3 + own)
+    );
     assert_eq!(all(&table.callers.snapshot()), 15 + 2_000 + 1_000);
     assert_eq!(recorded.total(STARTED), 15 + 2_000 + 1_000);
 }
@@ -341,7 +430,9 @@ fn pairs_of_a_displaced_row_are_given_back_and_taken_again() {
     let mut service = table.trivial();
     let mut send = |name: &str, route: &str| {
         let mut routed = request(name);
-        routed.headers_mut().insert("x-route", route.parse().unwrap());
+        routed
+            .headers_mut()
+            .insert("x-route", route.parse().unwrap());
         send_one(&mut service, routed);
     };
     // On 35 routes: of 273 pairs there is room for `__other__`, the five that have a row, and one that leaves.
@@ -358,7 +449,15 @@ fn pairs_of_a_displaced_row_are_given_back_and_taken_again() {
     }
     let last = table.caller("heavy19");
     assert!(last.exported);
-    assert_eq!(last.routes.iter().filter(|route| route.route == "__other__").count(), 0, "{:?}", last.routes);
+    assert_eq!(
+        last.routes
+            .iter()
+            .filter(|route| route.route == "__other__")
+            .count(),
+        0,
+        "{:?}",
+        last.routes
+    );
     assert_eq!(all(&table.callers.snapshot()), recorded.total(STARTED));
 }
 
@@ -380,7 +479,9 @@ fn without_a_recorder_the_rows_of_displaced_callers_do_not_pile_up_and_stay_coun
                 let mut service = table.trivial();
                 for index in 0..128 * (2 + round / 10) {
                     let mut routed = request(&format!("heavy{round}"));
-                    routed.headers_mut().insert("x-route", format!("/r{}", index % 4).parse().unwrap());
+                    routed
+                        .headers_mut()
+                        .insert("x-route", format!("/r{}", index % 4).parse().unwrap());
                     send_one(&mut service, routed);
                     sent += 1;
                 }
@@ -393,5 +494,9 @@ fn without_a_recorder_the_rows_of_displaced_callers_do_not_pile_up_and_stay_coun
     assert!(snapshot.forgotten.started > sent / 4, "many were displaced");
     let last = snapshot.caller("heavy149").unwrap();
     assert!(last.exported);
-    assert!(last.routes.iter().all(|route| route.route != "__other__"), "{:?}", last.routes);
+    assert!(
+        last.routes.iter().all(|route| route.route != "__other__"),
+        "{:?}",
+        last.routes
+    );
 }

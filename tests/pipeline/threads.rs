@@ -16,7 +16,10 @@ use crate::support::{
 };
 
 /// Asserts what holds between two snapshots of a table whose callers stay: balance, and no step backwards.
-pub fn assert_consistent(before: &BTreeMap<String, Vec<u64>>, snapshot: &Snapshot) -> BTreeMap<String, Vec<u64>> {
+pub fn assert_consistent(
+    before: &BTreeMap<String, Vec<u64>>,
+    snapshot: &Snapshot,
+) -> BTreeMap<String, Vec<u64>> {
     let mut seen = BTreeMap::new();
     for caller in &snapshot.callers {
         let counts = &caller.counts;
@@ -25,7 +28,11 @@ pub fn assert_consistent(before: &BTreeMap<String, Vec<u64>>, snapshot: &Snapsho
         figures.extend(Class::ALL.map(|class| counts.by_class[class]));
         if let Some(earlier) = before.get(&caller.name) {
             for (now, then) in figures.iter().zip(earlier) {
-                assert!(now >= then, "{} went back: {earlier:?} {figures:?}", caller.name);
+                assert!(
+                    now >= then,
+                    "{} went back: {earlier:?} {figures:?}",
+                    caller.name
+                );
             }
         }
         seen.insert(caller.name.clone(), figures);
@@ -48,7 +55,10 @@ fn counts_outlive_their_threads() {
         let before = table.caller("a");
         table.tick_after(Duration::from_secs(2));
         let after = table.caller("a");
-        assert_eq!((before.counts, before.first_byte), (after.counts, after.first_byte));
+        assert_eq!(
+            (before.counts, before.first_byte),
+            (after.counts, after.first_byte)
+        );
         assert_eq!(before.latency, after.latency);
         assert_eq!(before.routes, after.routes);
     }
@@ -77,10 +87,17 @@ fn first_requests_that_come_at_the_same_moment_all_have_the_row() {
             }
         });
         let snapshot = table.callers.snapshot();
-        assert_eq!((snapshot.callers.len(), snapshot.overflow), (100, 0), "nobody is in `__other__`");
+        assert_eq!(
+            (snapshot.callers.len(), snapshot.overflow),
+            (100, 0),
+            "nobody is in `__other__`"
+        );
         for caller in snapshot.callers {
             assert!(caller.exported);
-            assert_eq!((caller.counts.started, caller.in_other.started), (THREADS, 0));
+            assert_eq!(
+                (caller.counts.started, caller.in_other.started),
+                (THREADS, 0)
+            );
         }
     }
 }
@@ -95,10 +112,12 @@ fn requests_that_end_on_another_thread_than_they_began_on_are_balanced() {
             let send = send.clone();
             scope.spawn(|| {
                 let send = send;
-                let mut service = table.layered(|_| Answer::ok([Step::Data("abc"), Step::Data("d")]));
+                let mut service =
+                    table.layered(|_| Answer::ok([Step::Data("abc"), Step::Data("d")]));
                 for index in 0..3_000 {
                     let name = ["a", "b"][index % 2];
-                    send.send((index, respond(&mut service, request(name)).into_body())).unwrap();
+                    send.send((index, respond(&mut service, request(name)).into_body()))
+                        .unwrap();
                 }
             });
         }
@@ -122,7 +141,10 @@ fn requests_that_end_on_another_thread_than_they_began_on_are_balanced() {
         }
     });
     for name in ["a", "b"] {
-        assert_eq!(table.ended(name), [(Class::Ok, 2_000), (Class::Cancelled, 1_000)]);
+        assert_eq!(
+            table.ended(name),
+            [(Class::Ok, 2_000), (Class::Cancelled, 1_000)]
+        );
         assert_eq!(table.caller(name).response_bytes, 2_000 * 4);
     }
 }
@@ -176,7 +198,9 @@ fn a_hammer_of_threads_that_come_and_go_loses_nothing_while_it_is_flushed_and_lo
             let workers: Vec<_> = (0..THREADS)
                 .map(|thread| {
                     let layer = callers.layer();
-                    scope.spawn(move || hammer(&layer, &names, (round * THREADS + thread) as u64, REQUESTS))
+                    scope.spawn(move || {
+                        hammer(&layer, &names, (round * THREADS + thread) as u64, REQUESTS)
+                    })
                 })
                 .collect();
             for worker in workers {
@@ -215,11 +239,17 @@ fn a_hammer_of_threads_that_come_and_go_loses_nothing_while_it_is_flushed_and_lo
             let (count, nanos) = expected.get(&(name, class)).copied().unwrap_or_default();
             let labels = [("caller", name), ("class", class.as_str())];
             assert_eq!(counts.by_class[class], count, "{name} {class}");
-            assert_eq!(recorded.counter("callerid_requests_total", &labels), Some(count));
+            assert_eq!(
+                recorded.counter("callerid_requests_total", &labels),
+                Some(count)
+            );
             let durations = recorded.histogram("callerid_request_duration_seconds", &labels);
             assert_eq!(durations.len() as u64, count);
             let (sum, exact) = (durations.iter().sum::<f64>(), nanos as f64 / 1e9);
-            assert!((sum - exact).abs() <= exact * 1e-6, "{name} {class}: {sum} instead of {exact}");
+            assert!(
+                (sum - exact).abs() <= exact * 1e-6,
+                "{name} {class}: {sum} instead of {exact}"
+            );
         }
     }
     let all = ROUNDS * THREADS * REQUESTS + names.len() * Class::COUNT * 19;
@@ -228,7 +258,11 @@ fn a_hammer_of_threads_that_come_and_go_loses_nothing_while_it_is_flushed_and_lo
 
 /// Takes as long as the request says, on the clock of the thread.
 fn timed(request: http::Request<()>) -> Answer {
-    let nanos: u64 = request.headers()["x-route"].to_str().unwrap().parse().unwrap();
+    let nanos: u64 = request.headers()["x-route"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     NANOS.set(NANOS.get() + nanos);
     answer_by_class(request)
 }
@@ -249,7 +283,11 @@ fn hammer<'a>(
         random ^= random << 17;
         let name = names[random as usize % names.len()];
         // Mostly one class, so that it is hot.
-        let class = if random % 5 < 3 { Class::Ok } else { Class::ALL[(random >> 8) as usize % Class::COUNT] };
+        let class = if random % 5 < 3 {
+            Class::Ok
+        } else {
+            Class::ALL[(random >> 8) as usize % Class::COUNT]
+        };
         let nanos = (random >> 16) % 20_000_000;
         send_class(&mut service, name, class, &nanos.to_string());
         let sum = sums.entry((name, class)).or_default();

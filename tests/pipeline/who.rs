@@ -19,7 +19,13 @@ use crate::support::{
 fn probes_are_counted_apart_whoever_sends_them() {
     let table = Table::new();
     let mut service = table.trivial();
-    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/callerid/top.txt"] {
+    for path in [
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/callerid/top.txt",
+    ] {
         let mut probe = request("a");
         *probe.uri_mut() = path.parse().unwrap();
         send_one(&mut service, probe);
@@ -49,7 +55,9 @@ fn requests_without_identity_are_unknown_and_have_faces() {
     }
     // A stale key does not fall through to the claimed name, which is kept as a face.
     let mut stale = request("checkout");
-    stale.headers_mut().insert("x-api-key", "nobody-s".parse().unwrap());
+    stale
+        .headers_mut()
+        .insert("x-api-key", "nobody-s".parse().unwrap());
     send_one(&mut service, stale);
     assert_eq!(table.ended("__unknown__"), [(Class::Ok, 5)]);
     let unknown = table.callers.snapshot().unknown;
@@ -64,7 +72,11 @@ fn faces_are_bounded_however_many_come() {
     let table = Table::new();
     let mut service = table.trivial();
     for index in 0..5_000u32 {
-        let agent = if index % 4 == 0 { "real/1".to_owned() } else { format!("bot-{index}") };
+        let agent = if index % 4 == 0 {
+            "real/1".to_owned()
+        } else {
+            format!("bot-{index}")
+        };
         let mut nobody = Request::builder()
             .header("user-agent", agent + &"x".repeat((index % 200) as usize))
             .body(())
@@ -111,7 +123,9 @@ fn trap_17_an_api_key_names_its_account_and_shows_nowhere() {
     let mut recorded = Recorded::new();
     for key in ["test", "not-a-key-of-anybody"] {
         let mut request = Request::new(());
-        request.headers_mut().insert("x-api-key", key.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("x-api-key", key.parse().unwrap());
         table.send(request, |_| Answer::status(500));
     }
     recorded.flush(&table.callers);
@@ -142,7 +156,11 @@ fn a_claim_of_a_roster_name_is_shown_as_a_claim_and_counted() {
     let table = Table::with(|builder| {
         builder
             .identify(identify::from_fn(|head| {
-                head.headers().get("x-mtls")?.to_str().ok().map(Identity::verified)
+                head.headers()
+                    .get("x-mtls")?
+                    .to_str()
+                    .ok()
+                    .map(Identity::verified)
             }))
             .identify(identify::header("x-client-id"))
             .caller(Account::new("checkout").owner("Payments"))
@@ -153,7 +171,9 @@ fn a_claim_of_a_roster_name_is_shown_as_a_claim_and_counted() {
     send_many(&mut service, "checkout", 100);
     send_many(&mut service, "batch", 3);
     let mut proven = Request::new(());
-    proven.headers_mut().insert("x-mtls", "checkout".parse().unwrap());
+    proven
+        .headers_mut()
+        .insert("x-mtls", "checkout".parse().unwrap());
     send_one(&mut service, proven);
     assert_eq!(table.ended("claimed:checkout"), [(Class::Ok, 100)]);
     assert_eq!(table.ended("checkout"), [(Class::Ok, 1)]);
@@ -164,7 +184,10 @@ fn a_claim_of_a_roster_name_is_shown_as_a_claim_and_counted() {
     recorded.flush(&table.callers);
     assert_eq!(recorded.total("callerid_impersonations_total"), 100);
     let started = |name| recorded.counter("callerid_requests_started_total", &[("caller", name)]);
-    assert_eq!((started("claimed:checkout"), started("checkout")), (Some(100), Some(1)));
+    assert_eq!(
+        (started("claimed:checkout"), started("checkout")),
+        (Some(100), Some(1))
+    );
 }
 
 /// `x-client-id` names a caller as claimed, `x-mtls` as proven.
@@ -191,7 +214,13 @@ fn a_claimed_and_a_proven_caller_of_one_name_are_two_with_two_labels() {
     let callers = table.callers.snapshot().callers;
     let mut found: Vec<_> = callers
         .iter()
-        .map(|caller| (caller.label.as_deref(), caller.provenance, caller.counts.started))
+        .map(|caller| {
+            (
+                caller.label.as_deref(),
+                caller.provenance,
+                caller.counts.started,
+            )
+        })
         .collect();
     found.sort();
     assert_eq!(
@@ -213,10 +242,21 @@ fn a_claim_that_came_first_leaves_the_label_to_the_proven_caller_and_nothing_is_
     send_one(&mut service, proven("a"));
     send_many(&mut service, "a", 4);
     let snapshot = table.callers.snapshot();
-    let labels: Vec<_> = snapshot.callers.iter().map(|caller| caller.label.clone().unwrap()).collect();
+    let labels: Vec<_> = snapshot
+        .callers
+        .iter()
+        .map(|caller| caller.label.clone().unwrap())
+        .collect();
     assert_eq!(labels.len(), 2, "{labels:?}");
-    assert!(labels.contains(&"a".into()) && labels.contains(&"claimed:a".into()), "{labels:?}");
-    let sum: u64 = snapshot.callers.iter().map(|caller| caller.counts.started).sum();
+    assert!(
+        labels.contains(&"a".into()) && labels.contains(&"claimed:a".into()),
+        "{labels:?}"
+    );
+    let sum: u64 = snapshot
+        .callers
+        .iter()
+        .map(|caller| caller.counts.started)
+        .sum();
     assert_eq!(sum + snapshot.forgotten.started, 7, "{snapshot:?}");
     recorded.flush(&table.callers);
     assert_eq!(recorded.total("callerid_requests_started_total"), 7);
@@ -229,11 +269,18 @@ fn inferred(label: InferredLabel, key: &str) -> (Option<String>, String, u64) {
             .inferred(label)
             .inferred_key(key)
     });
-    let request = Request::builder().header("user-agent", "curl/8").body(()).unwrap();
+    let request = Request::builder()
+        .header("user-agent", "curl/8")
+        .body(())
+        .unwrap();
     table.send(request, |_| Answer::status(200));
     let caller = table.caller("ua:curl");
     assert_eq!(caller.provenance, Provenance::Inferred);
-    let others = table.callers.snapshot().caller("__other__").map_or(0, |other| other.counts.started);
+    let others = table
+        .callers
+        .snapshot()
+        .caller("__other__")
+        .map_or(0, |other| other.counts.started);
     (caller.label, caller.name, others)
 }
 
@@ -241,11 +288,23 @@ fn inferred(label: InferredLabel, key: &str) -> (Option<String>, String, u64) {
 fn inferred_callers_are_labelled_by_a_keyed_hash_or_as_they_are_or_not_at_all() {
     let (hash, name, _) = inferred(InferredLabel::Hash, "k1");
     let hash = hash.unwrap();
-    assert!(hash.starts_with("ua:") && hash.len() == 11 && !hash.contains("curl"), "{hash}");
+    assert!(
+        hash.starts_with("ua:") && hash.len() == 11 && !hash.contains("curl"),
+        "{hash}"
+    );
     assert_eq!(name, "ua:curl", "the snapshot shows it");
-    assert_eq!(inferred(InferredLabel::Hash, "k1").0.as_deref(), Some(&*hash));
-    assert_ne!(inferred(InferredLabel::Hash, "k2").0.as_deref(), Some(&*hash));
-    assert_eq!(inferred(InferredLabel::Export, "k1").0.as_deref(), Some("ua:curl"));
+    assert_eq!(
+        inferred(InferredLabel::Hash, "k1").0.as_deref(),
+        Some(&*hash)
+    );
+    assert_ne!(
+        inferred(InferredLabel::Hash, "k2").0.as_deref(),
+        Some(&*hash)
+    );
+    assert_eq!(
+        inferred(InferredLabel::Export, "k1").0.as_deref(),
+        Some("ua:curl")
+    );
     let (hidden, _, others) = inferred(InferredLabel::Hide, "k1");
     assert_eq!((hidden, others), (None, 1));
 }
@@ -265,7 +324,10 @@ fn trap_27_a_layer_applied_twice_counts_once() {
 #[test]
 fn two_tables_count_the_same_request_each_for_itself() {
     let (outside, inside) = (Table::new(), Table::new());
-    let inner = inside.callers.layer().layer(Inner::new(|_| Answer::status(200)));
+    let inner = inside
+        .callers
+        .layer()
+        .layer(Inner::new(|_| Answer::status(200)));
     let mut service = outside.callers.layer().layer(inner);
     drain(&mut now(service.call(request("a"))).unwrap().into_body());
     assert_eq!(outside.ended("a"), [(Class::Ok, 1)]);
@@ -289,7 +351,10 @@ fn axum_send(app: &axum::Router, method: &str, path: &str, name: &str) {
 fn trap_27_on_a_router_and_on_a_nested_one_it_counts_once() {
     let table = Table::new();
     let nested = axum::Router::new()
-        .route("/prices/{sku}", get(|caller: Caller| async move { caller.name().to_owned() }))
+        .route(
+            "/prices/{sku}",
+            get(|caller: Caller| async move { caller.name().to_owned() }),
+        )
         .layer(table.callers.layer());
     let app = axum::Router::new()
         .nest("/v1", nested)
@@ -327,14 +392,24 @@ fn trap_03_a_route_is_the_matched_template_or_unmatched_and_never_a_raw_path() {
         .map(|route| (route.route, route.by_class.total()))
         .collect();
     routes.sort();
-    assert_eq!(routes, [("GET /v1/prices/{sku}".to_owned(), 50), ("unmatched".to_owned(), 51)]);
+    assert_eq!(
+        routes,
+        [
+            ("GET /v1/prices/{sku}".to_owned(), 50),
+            ("unmatched".to_owned(), 51)
+        ]
+    );
 }
 
 #[test]
 fn trap_03_grpc_methods_that_the_service_has_not_are_unmatched() {
     let table = Table::new();
     let mut service = table.layered(|request| {
-        let code = if request.uri().path() == "/shop.Orders/Place" { "0" } else { "12" };
+        let code = if request.uri().path() == "/shop.Orders/Place" {
+            "0"
+        } else {
+            "12"
+        };
         let response = http::Response::builder().header("grpc-status", code);
         Answer::Respond(response.body(crate::support::Script::default()).unwrap())
     });
@@ -390,7 +465,11 @@ fn trap_02_hosts_paths_and_invented_methods_make_no_series() {
     assert_eq!(recorded.series_by_metric(), before);
     assert_eq!(recorded.total("callerid_route_requests_total"), 1_053);
     let routes = recorded.values("callerid_route_requests_total", "route");
-    let expected = ["GET /v1/prices/{sku}", "_OTHER /v1/prices/{sku}", "unmatched"];
+    let expected = [
+        "GET /v1/prices/{sku}",
+        "_OTHER /v1/prices/{sku}",
+        "unmatched",
+    ];
     assert_eq!(routes, expected);
 }
 
@@ -411,7 +490,10 @@ fn a_closure_that_panics_fails_no_request_and_asks_no_weaker_source() {
     drain(&mut response.into_body());
     assert!(asked.load(Ordering::Relaxed) > 0);
     assert_eq!(table.ended("__unknown__"), [(Class::Ok, 1)]);
-    assert!(table.callers.snapshot().caller("a").is_none(), "a broken source is not a silent one");
+    assert!(
+        table.callers.snapshot().caller("a").is_none(),
+        "a broken source is not a silent one"
+    );
 }
 
 #[test]
@@ -432,6 +514,9 @@ fn a_route_or_peer_closure_that_panics_fails_no_request() {
 
 #[test]
 fn a_table_without_a_source_does_not_build_and_says_what_to_add() {
-    let error = callerid::Callers::builder().manual_tick().build().unwrap_err();
+    let error = callerid::Callers::builder()
+        .manual_tick()
+        .build()
+        .unwrap_err();
     assert!(error.to_string().contains(".identify("), "{error}");
 }

@@ -50,7 +50,16 @@ where
             clients.spawn(async move {
                 let name = format!("client{}", client % 5);
                 let Protocol { http2, grpc } = protocol;
-                storm::client(address, http2, grpc, &name, client as u64 + 1, REQUESTS, &tallies).await;
+                storm::client(
+                    address,
+                    http2,
+                    grpc,
+                    &name,
+                    client as u64 + 1,
+                    REQUESTS,
+                    &tallies,
+                )
+                .await;
             });
         }
         if !protocol.http2 {
@@ -68,11 +77,18 @@ where
     let deadline = Instant::now() + Duration::from_secs(30);
     let snapshot = loop {
         let snapshot = callers.snapshot();
-        let open: u64 = snapshot.callers.iter().map(|caller| caller.counts.in_flight).sum();
+        let open: u64 = snapshot
+            .callers
+            .iter()
+            .map(|caller| caller.counts.in_flight)
+            .sum();
         if open == 0 {
             break snapshot;
         }
-        assert!(Instant::now() < deadline, "{open} requests are open for ever: {snapshot:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "{open} requests are open for ever: {snapshot:#?}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     };
     done.store(true, Ordering::Release);
@@ -91,18 +107,28 @@ where
         );
         let counter = |metric: &str| recorded.counter(metric, &[("caller", name)]);
         assert_eq!(counter("callerid_requests_started_total"), Some(started));
-        assert_eq!(counter("callerid_response_body_bytes_total"), Some(caller.response_bytes));
+        assert_eq!(
+            counter("callerid_response_body_bytes_total"),
+            Some(caller.response_bytes)
+        );
         let gauge = recorded.gauge("callerid_in_flight_requests", &[("caller", name)]);
         assert_eq!(gauge, Some(0.0), "{name}");
         for class in Class::ALL {
             let labels = [("caller", name.as_str()), ("class", class.as_str())];
             let ended = caller.counts.by_class[class];
-            assert_eq!(recorded.counter("callerid_requests_total", &labels), Some(ended));
+            assert_eq!(
+                recorded.counter("callerid_requests_total", &labels),
+                Some(ended)
+            );
             let durations = recorded.histogram("callerid_request_duration_seconds", &labels);
             assert_eq!(durations.len() as u64, ended);
         }
     }
-    let started: u64 = snapshot.callers.iter().map(|caller| caller.counts.started).sum();
+    let started: u64 = snapshot
+        .callers
+        .iter()
+        .map(|caller| caller.counts.started)
+        .sum();
     assert_eq!(recorded.total("callerid_requests_started_total"), started);
     assert_eq!(recorded.total("callerid_route_requests_total"), started);
     assert!(started > (CLIENTS * REQUESTS) as u64 / 2, "{started}");
@@ -143,39 +169,100 @@ fn ended(snapshot: &Snapshot) -> BTreeMap<Class, u64> {
 fn assert_ends(snapshot: &Snapshot, expected: &[Class]) {
     let found = ended(snapshot);
     for class in expected {
-        assert!(found.contains_key(class), "no request ended as {class}: {found:?}");
+        assert!(
+            found.contains_key(class),
+            "no request ended as {class}: {found:?}"
+        );
     }
 }
 
 #[test]
 fn axum_over_http1_loses_nothing() {
-    let protocol = Protocol { http2: false, grpc: false };
+    let protocol = Protocol {
+        http2: false,
+        grpc: false,
+    };
     let snapshot = conserve(protocol, servers::axum);
     // `error` becomes a 502 of the handler's own.
-    assert_ends(&snapshot, &[Class::Ok, Class::Validation, Class::ServerError, Class::Unavailable, Class::Failed, Class::Cancelled]);
-    for caller in snapshot.callers.iter().filter(|caller| caller.name != "__other__") {
-        let routes: Vec<_> = caller.routes.iter().map(|route| route.route.as_str()).collect();
+    assert_ends(
+        &snapshot,
+        &[
+            Class::Ok,
+            Class::Validation,
+            Class::ServerError,
+            Class::Unavailable,
+            Class::Failed,
+            Class::Cancelled,
+        ],
+    );
+    for caller in snapshot
+        .callers
+        .iter()
+        .filter(|caller| caller.name != "__other__")
+    {
+        let routes: Vec<_> = caller
+            .routes
+            .iter()
+            .map(|route| route.route.as_str())
+            .collect();
         assert_eq!(routes, ["GET /{what}"]);
     }
 }
 
 #[test]
 fn hyper_over_http1_loses_nothing() {
-    let protocol = Protocol { http2: false, grpc: false };
+    let protocol = Protocol {
+        http2: false,
+        grpc: false,
+    };
     let snapshot = conserve(protocol, servers::hyper);
-    assert_ends(&snapshot, &[Class::Ok, Class::Validation, Class::ServerError, Class::Failed, Class::Cancelled]);
+    assert_ends(
+        &snapshot,
+        &[
+            Class::Ok,
+            Class::Validation,
+            Class::ServerError,
+            Class::Failed,
+            Class::Cancelled,
+        ],
+    );
 }
 
 #[test]
 fn hyper_over_http2_loses_nothing() {
-    let protocol = Protocol { http2: true, grpc: false };
+    let protocol = Protocol {
+        http2: true,
+        grpc: false,
+    };
     let snapshot = conserve(protocol, servers::hyper);
-    assert_ends(&snapshot, &[Class::Ok, Class::Validation, Class::ServerError, Class::Failed, Class::Cancelled]);
+    assert_ends(
+        &snapshot,
+        &[
+            Class::Ok,
+            Class::Validation,
+            Class::ServerError,
+            Class::Failed,
+            Class::Cancelled,
+        ],
+    );
 }
 
 #[test]
 fn tonic_loses_nothing() {
-    let protocol = Protocol { http2: true, grpc: true };
+    let protocol = Protocol {
+        http2: true,
+        grpc: true,
+    };
     let snapshot = conserve(protocol, servers::tonic);
-    assert_ends(&snapshot, &[Class::Ok, Class::Validation, Class::ServerError, Class::Unavailable, Class::Failed, Class::Cancelled]);
+    assert_ends(
+        &snapshot,
+        &[
+            Class::Ok,
+            Class::Validation,
+            Class::ServerError,
+            Class::Unavailable,
+            Class::Failed,
+            Class::Cancelled,
+        ],
+    );
 }

@@ -72,7 +72,11 @@ async fn serve(path: String) -> Result<Response<Fed>, Fault> {
         "panic" => panic!("the service panics"),
         "error" => return Err(Fault::Error),
         "stream" | "endless" => {
-            let frames = if path.ends_with("stream") { 20 } else { 1_000_000 };
+            let frames = if path.ends_with("stream") {
+                20
+            } else {
+                1_000_000
+            };
             tokio::spawn(async move {
                 for _ in 0..frames {
                     sleep(Duration::from_millis(1)).await;
@@ -103,7 +107,9 @@ async fn listen() -> (TcpListener, SocketAddr) {
 }
 
 pub async fn axum(layer: CallerLayer) -> SocketAddr {
-    async fn answer(path: axum::extract::Path<String>) -> Result<Response<axum::body::Body>, StatusCode> {
+    async fn answer(
+        path: axum::extract::Path<String>,
+    ) -> Result<Response<axum::body::Body>, StatusCode> {
         match serve(path.0).await {
             Ok(response) => Ok(response.map(axum::body::Body::new)),
             Err(_) => Err(StatusCode::BAD_GATEWAY),
@@ -128,7 +134,9 @@ pub async fn hyper(layer: CallerLayer) -> SocketAddr {
             let service = ServiceBuilder::new()
                 .layer(CatchPanicLayer::new())
                 .layer(layer.clone())
-                .service_fn(|request: Request<hyper::body::Incoming>| serve(request.uri().path().to_owned()));
+                .service_fn(|request: Request<hyper::body::Incoming>| {
+                    serve(request.uri().path().to_owned())
+                });
             tokio::spawn(async move {
                 let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
@@ -154,7 +162,8 @@ struct Wish(String);
 impl tonic::server::ServerStreamingService<Bytes> for Wish {
     type Response = Bytes;
     type ResponseStream = Stream;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Stream>, tonic::Status>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<tonic::Response<Stream>, tonic::Status>> + Send>>;
 
     fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
         let wish = self.0.clone();
@@ -163,7 +172,9 @@ impl tonic::server::ServerStreamingService<Bytes> for Wish {
                 "invalid" => return Err(tonic::Status::invalid_argument("sku")),
                 other => serve(other.to_owned()).await,
             };
-            let body = response.map_err(|_| tonic::Status::unavailable("try again"))?.into_body();
+            let body = response
+                .map_err(|_| tonic::Status::unavailable("try again"))?
+                .into_body();
             let stream = futures_util::stream::unfold(body.0, |mut feed| async move {
                 let item = match feed.recv().await? {
                     Err(Fault::Panic) => panic!("the service panics in its stream"),
@@ -249,9 +260,11 @@ pub async fn tonic(layer: CallerLayer) -> SocketAddr {
     });
     tokio::spawn(async move {
         tonic::transport::Server::builder()
-            .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-                tonic::Status::internal("panicked").into_http::<tonic::body::Body>()
-            }))
+            .layer(CatchPanicLayer::custom(
+                |_: Box<dyn std::any::Any + Send>| {
+                    tonic::Status::internal("panicked").into_http::<tonic::body::Body>()
+                },
+            ))
             .layer(layer)
             .add_service(Wishes)
             .serve_with_incoming(incoming)

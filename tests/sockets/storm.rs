@@ -47,7 +47,15 @@ pub const GRPC: &str = "application/grpc";
 
 /// Sends requests over one connection, one after the other. HTTP/2 and HTTP/1 alike; a connection that breaks is
 /// made anew.
-pub async fn client(address: SocketAddr, http2: bool, grpc: bool, name: &str, seed: u64, requests: usize, tallies: &Tallies) {
+pub async fn client(
+    address: SocketAddr,
+    http2: bool,
+    grpc: bool,
+    name: &str,
+    seed: u64,
+    requests: usize,
+    tallies: &Tallies,
+) {
     let mut random = fastrand_like(seed);
     let mut sender = None;
     for _ in 0..requests {
@@ -80,7 +88,9 @@ pub async fn client(address: SocketAddr, http2: bool, grpc: bool, name: &str, se
             .header("host", "localhost")
             .header("x-client-id", name);
         if grpc {
-            request = request.header("content-type", GRPC).header("te", "trailers");
+            request = request
+                .header("content-type", GRPC)
+                .header("te", "trailers");
         }
         let body = if grpc {
             // One empty message: not compressed, of length zero.
@@ -132,7 +142,8 @@ pub async fn resetting(address: SocketAddr, name: &str, requests: usize, tallies
     for index in 0..requests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let path = ["stream", "hang", "endless"][index % 3];
-        let head = format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\nx-client-id: {name}\r\n\r\n");
+        let head =
+            format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\nx-client-id: {name}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(index as u64 % 7)).await;
         // Unread data, or lingering for no time at all, makes the close a reset.
@@ -154,7 +165,9 @@ impl Sender {
         let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
         if http2 {
             let (sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+                    .await
+                    .unwrap();
             tokio::spawn(connection);
             Self::Http2(sender)
         } else {
@@ -171,7 +184,10 @@ impl Sender {
         }
     }
 
-    async fn send(&mut self, request: Request<Sending>) -> hyper::Result<http::Response<hyper::body::Incoming>> {
+    async fn send(
+        &mut self,
+        request: Request<Sending>,
+    ) -> hyper::Result<http::Response<hyper::body::Incoming>> {
         match self {
             Self::Http1(sender) => sender.send_request(request).await,
             Self::Http2(sender) => sender.send_request(request).await,

@@ -100,7 +100,8 @@ impl Body for Script {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.hint
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
