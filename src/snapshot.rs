@@ -25,7 +25,8 @@ pub struct Snapshot {
     /// they had a request.
     ///
     /// The requests of a caller without a row ([`CallerSnapshot::exported`] is false) are in `__other__` too: the
-    /// sum over exported callers, with [`Snapshot::forgotten`], is the sum over all requests.
+    /// sum of [`CallerSnapshot::counts`] less [`CallerSnapshot::in_other`] over exported callers, with
+    /// [`Snapshot::forgotten`], is the sum over all requests.
     pub callers: Vec<CallerSnapshot>,
     /// What `__unknown__` is made of.
     pub unknown: UnknownSnapshot,
@@ -62,6 +63,9 @@ pub struct CallerSnapshot {
     pub weight: f64,
     /// Requests since the caller was first seen.
     pub counts: Counts,
+    /// What of [`CallerSnapshot::counts`] is counted under `__other__` too: all of it for a caller without a row,
+    /// and for one that got a row late, what it sent before.
+    pub in_other: Counts,
     /// Requests per second.
     pub rates: Rates,
     /// Declared length of the request bodies of ended requests.
@@ -315,7 +319,7 @@ impl Snapshot {
 
 impl CallerSnapshot {
     fn take(entry: &Entry, registry: &Registry) -> Self {
-        let totals = entry.totals();
+        let (totals, in_other) = entry.totals_and_in_other();
         let (rates, weight) = {
             let pace = entry.pace();
             (pace.rates(), pace.weight(totals.started))
@@ -333,6 +337,7 @@ impl CallerSnapshot {
             contact: account.and_then(|account| account.contact.clone()),
             weight,
             counts: Counts::from(&totals),
+            in_other: Counts::from(&in_other),
             rates: Rates {
                 ten_seconds: rates[0],
                 minute: rates[1],

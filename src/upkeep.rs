@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::pipeline::Core;
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
-use crate::record::row::lock;
+use crate::record::row::{Row, lock};
 
 /// How often counts go to the recorder.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
@@ -23,6 +23,22 @@ const RENEW: Duration = Duration::from_secs(30);
 
 /// Histogram samples that one flush hands over at the most; an exporter takes about 50 ns for each.
 const SAMPLES: u64 = 1_000_000;
+
+/// Rows of displaced callers that are kept for a recorder that comes late; where none ever comes, they must not pile
+/// up.
+const KEPT: usize = 64;
+
+/// Requests by source and provenance.
+type Sources = [[u64; Provenance::ALL.len()]; Source::ALL.len()];
+
+/// Adds what was identified of a row.
+fn count_sources(row: &Row, sum: &mut Sources) {
+    row.with_lanes(|lanes| {
+        for lane in lanes {
+            sum[lane.source as usize][lane.provenance as usize] += lane.ever_started();
+        }
+    });
+}
 
 /// The flush: one at a time.
 #[derive(Debug)]
@@ -36,7 +52,7 @@ struct State {
     route_series: usize,
     identified: HashMap<(Source, Provenance), CounterHandle>,
     /// Requests by source and provenance in rows that are gone.
-    gone: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
+    gone: Sources,
     impersonations: CounterHandle,
     overflow: CounterHandle,
     build_info: GaugeHandle,
@@ -120,7 +136,11 @@ impl Exporter {
         metrics::with_recorder(|recorder| {
             if is_live(recorder, core.registry.tracked()) {
                 state.flush(core, recorder, now);
-            } else if !std::mem::replace(&mut state.told_missing, true) {
+                return;
+            }
+            let gone = &mut state.gone;
+            core.registry.dismiss(KEPT, |row| count_sources(row, gone));
+            if !std::mem::replace(&mut state.told_missing, true) {
                 tracing::warn!(
                     "callerid: no metrics recorder is installed yet; counts are kept until there is one, and \
                      `Callers::snapshot` works without (said once)"
@@ -150,13 +170,9 @@ impl State {
             identified: self.gone,
         };
         let gone = &mut self.gone;
-        core.registry.dismiss(|row| {
+        core.registry.dismiss(0, |row| {
             row.handles().flush(row, &mut flush);
-            row.with_lanes(|lanes| {
-                for lane in lanes {
-                    gone[lane.source as usize][lane.provenance as usize] += lane.ever_started();
-                }
-            });
+            count_sources(row, gone);
         });
         for row in core.registry.rows() {
             row.handles().flush(&row, &mut flush);

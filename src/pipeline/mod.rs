@@ -184,9 +184,11 @@ impl Core {
 
     #[inline]
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
-        self.sources
-            .iter()
-            .find_map(|source| self.hook(|| source.identify(head)).flatten())
+        // A source that panics is broken, not silent: no weaker one is asked.
+        self.sources.iter().find_map(|source| {
+            self.hook(|| source.identify(head))
+                .unwrap_or_else(|| Some(Identity::unknown()))
+        })
     }
 
     /// Calls code of the user's. A panic in it is said once, and the request goes on without an answer: an

@@ -149,7 +149,9 @@ impl Histogram {
     /// Hands at most `limit` samples to `sink` as (seconds, how many) and returns what was handed over.
     ///
     /// Every sample stays in its bucket, and the values add up to the true sum: with all buckets' samples at
-    /// the same fraction of their bucket, there is one fraction that gives it.
+    /// the same fraction of their bucket, there is one fraction that gives it. Where a reading caught a sample
+    /// whose time was not written yet (or the reverse), there is none; what is handed then has the sum that it
+    /// has, and the difference is made up for by the samples that come next.
     pub(crate) fn drain(&self, limit: u64, mut sink: impl FnMut(f64, u64)) -> Self {
         let mut handed = Self::default();
         let count = self.count();
@@ -159,7 +161,8 @@ impl Histogram {
         let mut room = limit;
         let fraction = self.fraction();
         let last = BUCKETS - 1;
-        let mut rest = self.sum_nanos as f64 / 1e9;
+        let sum = self.signed_sum();
+        let mut rest = sum;
         for (index, &samples) in self.buckets.iter().enumerate() {
             let samples = samples.min(room);
             if samples == 0 {
@@ -176,14 +179,18 @@ impl Histogram {
             sink(value, samples);
             handed.buckets[index] = samples;
         }
-        // Where the limit cut, the sum is split alike; what is left keeps a sum that fits it.
-        let done = handed.count();
-        handed.sum_nanos = if done == count {
+        let is_rounding = rest.abs() < 1e-6;
+        handed.sum_nanos = if is_rounding && handed.count() == count {
             self.sum_nanos
         } else {
-            (self.sum_nanos as f64 * (done as f64 / count as f64)) as u64
+            (((sum - rest) * 1e9).round() as i64).cast_unsigned()
         };
         handed
+    }
+
+    /// The sum in seconds; of a difference it may be negative.
+    fn signed_sum(&self) -> f64 {
+        self.sum_nanos.cast_signed() as f64 / 1e9
     }
 
     fn fraction(&self) -> f64 {
@@ -197,7 +204,7 @@ impl Histogram {
             return 0.5;
         }
         // A value at the lower bound would count one bucket lower.
-        ((self.sum_nanos as f64 / 1e9 - lowest) / width).clamp(1e-3, 1.0)
+        ((self.signed_sum() - lowest) / width).clamp(1e-3, 1.0)
     }
 
     /// The time, in seconds, below which the share `q` of the samples lies; interpolated within a bucket.

@@ -1,5 +1,6 @@
 //! Everything that is recorded of one caller who has a row of its own, or of those who share one.
 
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
@@ -152,6 +153,8 @@ impl Row {
         // Under the write lock nobody can take a lane from this list, so a count of one stays one.
         lanes.retain(|lane| match lane.unowned() {
             Some(shared) if Arc::strong_count(lane) == 1 => {
+                // The count is read without order: see everything that the last holder wrote before it let go.
+                fence(Ordering::Acquire);
                 shared.absorb(lane);
                 false
             }
@@ -159,12 +162,16 @@ impl Row {
         });
     }
 
-    /// Whether only the row itself holds its lanes, so that nothing can be counted here any more.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether only the row itself holds its lanes, and only they and the asker hold the row, so that nothing can be
+    /// counted here any more: whoever has the entry that led here may still be about to take a lane.
+    pub(crate) fn is_at_rest(self: &Arc<Self>) -> bool {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        lanes
-            .iter()
-            .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1)
+        let is_at_rest = Arc::strong_count(self) == 1 + lanes.len()
+            && lanes
+                .iter()
+                .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1);
+        fence(Ordering::Acquire);
+        is_at_rest
     }
 
     /// Breaks the circle of row and lanes, once nothing is counted here any more.
@@ -272,7 +279,9 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
     }
     for lane in lanes {
         let (request, response) = lane.bytes();
-        totals.started += lane.started();
+        // A request that is moved away on another thread than it began on is taken off the lane that all write,
+        // where fewer may have begun: only the sum is never negative.
+        totals.started = totals.started.wrapping_add(lane.started());
         totals.request_bytes += request;
         totals.response_bytes += response;
     }

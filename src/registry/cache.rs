@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     entry: Arc<Entry>,
     pub(crate) lane: Arc<Lane>,
     pub(crate) caller: Caller,
+    /// Whether the lane is one of `__other__`, so that the entry counts beside it.
+    rowless: bool,
 }
 
 /// What a look-up finds.
@@ -56,6 +58,7 @@ impl Slot {
         entry: Arc<Entry>,
         lane: Arc<Lane>,
         caller: Caller,
+        rowless: bool,
     ) -> Self {
         Self {
             hash: wanted.hash,
@@ -66,11 +69,14 @@ impl Slot {
             entry,
             lane,
             caller,
+            rowless,
         }
     }
 
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.entry
+    /// The entry, where it counts what its caller has no row for.
+    #[inline]
+    pub(crate) fn tracked(&self) -> Option<&Arc<Entry>> {
+        self.rowless.then_some(&self.entry)
     }
 
     fn is_current(&self) -> bool {

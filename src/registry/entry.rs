@@ -1,7 +1,7 @@
 //! One caller in the table: the per-caller state of every stage, side by side.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     retired: AtomicBool,
     /// Where the table's list of entries has it.
     pub(crate) slot: AtomicUsize,
+    /// Whether it has been decided that the caller has a row from the beginning, or has none.
+    pub(crate) placed: Once,
     row: OnceLock<Arc<Row>>,
     tally: Tally,
     pace: Mutex<Pace>,
@@ -54,6 +56,7 @@ impl Entry {
             epoch: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             slot: AtomicUsize::new(usize::MAX),
+            placed: Once::new(),
             row: OnceLock::new(),
             tally: Tally::default(),
             pace: Mutex::new(Pace::new(now)),
@@ -113,13 +116,20 @@ impl Entry {
 
     /// The caller's counts, with and without a row of its own.
     pub(crate) fn totals(&self) -> Totals {
+        self.totals_and_in_other().0
+    }
+
+    /// The caller's counts, and what of them was recorded in the row `__other__`.
+    pub(crate) fn totals_and_in_other(&self) -> (Totals, Totals) {
         let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
-        for (sum, count) in totals.by_class.iter_mut().zip(&self.tally.by_class) {
-            *sum += count.load(Ordering::Acquire);
+        let mut in_other = Totals::default();
+        for (sum, count) in in_other.by_class.iter_mut().zip(&self.tally.by_class) {
+            *sum = count.load(Ordering::Acquire);
         }
         let moved = self.tally.moved.load(Ordering::Acquire);
-        totals.started += self.tally.started.load(Ordering::Acquire) - moved;
-        totals
+        in_other.started = self.tally.started.load(Ordering::Acquire) - moved;
+        totals.add(&in_other);
+        (totals, in_other)
     }
 
     /// How much the caller weighs against others: requests, fading to a half in five minutes.

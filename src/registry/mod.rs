@@ -212,8 +212,7 @@ impl Registry {
                     slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
                     slot.caller = slot.caller.detached();
                 }
-                let entry = slot.entry();
-                let tracked = entry.row().is_none().then(|| Arc::clone(entry));
+                let tracked = slot.tracked().cloned();
                 Some(Place {
                     lane: Arc::clone(&slot.lane),
                     tracked,
@@ -266,8 +265,10 @@ impl Registry {
             };
         };
         let epoch = entry.epoch();
-        let row = entry.row().unwrap_or_else(|| self.other_row());
-        let lane = self.lane(row, route, &who);
+        // Looked at once: what is counted in `__other__` is counted in the entry too.
+        let own = entry.row();
+        let rowless = own.is_none();
+        let lane = self.lane(own.unwrap_or_else(|| self.other_row()), route, &who);
         let caller = if entry.caller.source() == who.source && entry.provenance() == who.provenance
         {
             entry.caller.clone()
@@ -278,10 +279,10 @@ impl Registry {
         if who.name == wanted.name {
             cache::remember(wanted.hash, || {
                 let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
-                Slot::new(wanted, epoch, entry, lane, caller.clone())
+                Slot::new(wanted, epoch, entry, lane, caller.clone(), rowless)
             });
         }
-        let tracked = entry.row().is_none().then_some(entry);
+        let tracked = rowless.then_some(entry);
         Place {
             lane,
             tracked,
@@ -296,8 +297,10 @@ impl Registry {
             Trust::Weaker => &self.weaker,
             Trust::Ours => return Some(Arc::clone(self.ours.named(who.name))),
         };
-        if let Some(entry) = map.get(who.name) {
-            return Some(Arc::clone(&entry));
+        let known = map.get(who.name).map(|entry| Arc::clone(&entry));
+        if let Some(entry) = known {
+            self.place_once(&entry, now);
+            return Some(entry);
         }
         if self.tracked.load(Ordering::Relaxed) < self.limits.tracked {
             return self.insert(who, false, now);
@@ -331,12 +334,16 @@ impl Registry {
         }));
         if !made {
             self.tracked.fetch_sub(1, Ordering::AcqRel);
+            self.place_once(&entry, now);
             return Some(entry);
         }
         {
             let mut entries = lock(&self.entries);
-            entry.slot.store(entries.len(), Ordering::Release);
-            entries.push(Arc::clone(&entry));
+            // A claim may have been retired already, by the proven caller of the same name.
+            if !entry.is_retired() {
+                entry.slot.store(entries.len(), Ordering::Release);
+                entries.push(Arc::clone(&entry));
+            }
         }
         // A claim that was here first has the label of the proven name: it comes back as `claimed:…`.
         if let Some(twin) =
@@ -344,7 +351,7 @@ impl Registry {
         {
             self.retire(&twin);
         }
-        self.give_row_if_room(&entry, now);
+        self.place_once(&entry, now);
         Some(entry)
     }
 
@@ -453,8 +460,12 @@ impl Registry {
             .collect()
     }
 
+    /// Counts of rows whose caller has left, whether or not the last request has.
     pub(crate) fn forgotten(&self) -> Totals {
-        lock(&self.forgotten).clone()
+        let leaving = lock(&self.leaving);
+        let mut totals = lock(&self.forgotten).clone();
+        leaving.iter().for_each(|row| totals.add(&row.totals()));
+        totals
     }
 }
 
