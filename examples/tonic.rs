@@ -1,5 +1,4 @@
-//! callerid on tonic: the same layer on the server, for unary and streaming methods. The service is written by hand
-//! where `tonic-build` would generate it. `--check` makes the program call itself and end.
+//! callerid on tonic: the same layer, for unary and streaming methods. `--check` makes the program call itself and end.
 
 mod check;
 #[path = "check/grpc.rs"]
@@ -70,10 +69,9 @@ async fn main() -> Result<(), check::Error> {
 
     tokio::spawn(server);
     grpc::call(address, "checkout").await?;
-    let (ok, bad) = (Class::Ok, Class::Validation);
     let sent = [
-        ("checkout", "POST /shop.Prices/Get", ok, 1),
-        ("checkout", "POST /shop.Prices/Get", bad, 1),
+        ("checkout", "POST /shop.Prices/Get", Class::Ok, 1),
+        ("checkout", "POST /shop.Prices/Get", Class::Validation, 1),
         ("checkout", "POST /shop.Prices/Watch", Class::Unavailable, 1),
         ("checkout", "unmatched", Class::NotFound, 1),
     ];

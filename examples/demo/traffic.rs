@@ -183,7 +183,9 @@ async fn repeat(sender: Sender, began: Instant, rate: f64, call: Call, during: O
     let mut due = began;
     loop {
         let wait = -(1.0 - fastrand::f64()).ln() / rate;
-        due += Duration::from_secs_f64(wait);
+        // After a sleep of the whole machine nobody sends what was missed.
+        let earliest = Instant::now().checked_sub(Duration::from_secs(1));
+        due = (due + Duration::from_secs_f64(wait)).max(earliest.unwrap_or(due));
         sleep_until(due).await;
         if during.is_some_and(|act| act != now_playing(began).0) {
             sleep(Duration::from_millis(200)).await;
