@@ -22,7 +22,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 const RENEW: Duration = Duration::from_secs(30);
 
 /// Histogram samples that one flush hands over at the most; an exporter takes about 50 ns for each.
-const SAMPLES: u64 = 1_000_000;
+const SAMPLES: u64 = 100_000;
 
 /// Rows of displaced callers that are kept for a recorder that comes late; where none ever comes, they must not pile
 /// up.
@@ -166,6 +166,7 @@ impl State {
             now,
             renew,
             samples: SAMPLES,
+            reading: Box::default(),
             route_series: self.route_series,
             identified: self.gone,
         };

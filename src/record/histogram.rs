@@ -234,7 +234,11 @@ static BOUNDS: [(f64, f64); BUCKETS] = {
     let mut index = 0;
     let mut lower = 0.0;
     while index < BUCKETS {
-        let upper = if index < BOUNDS_US.len() { BOUNDS_US[index] as f64 / 1e6 } else { lower };
+        let upper = if index < BOUNDS_US.len() {
+            BOUNDS_US[index] as f64 / 1e6
+        } else {
+            lower
+        };
         bounds[index] = (lower, upper);
         lower = upper;
         index += 1;

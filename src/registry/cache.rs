@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::entry::{Entry, Trust};
 use crate::caller::{Caller, Provenance, Source};
 use crate::record::lane::Lane;
-use crate::record::route::RouteRef;
+use crate::record::route::RouteHash;
 
 /// Slots per thread; a power of two.
 const SLOTS: usize = 1024;
@@ -26,15 +26,16 @@ pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
     pub(crate) provenance: Provenance,
     pub(crate) source: Source,
-    pub(crate) route: RouteRef<'a>,
+    pub(crate) route: RouteHash,
 }
 
 /// What is remembered.
 pub(crate) struct Slot {
     hash: u64,
     table: u64,
-    /// What was asked for; a row that accepts claims is reached by more than one.
+    /// What was asked for: a row that accepts claims is reached by more than one, and the route `__other__` too.
     trust: Trust,
+    route: RouteHash,
     epoch: u32,
     finds: u32,
     entry: Arc<Entry>,
@@ -64,6 +65,7 @@ impl Slot {
             hash: wanted.hash,
             table: wanted.table,
             trust: wanted.trust,
+            route: wanted.route,
             epoch,
             finds: 0,
             entry,
@@ -92,7 +94,7 @@ impl Slot {
             && self.lane.provenance == wanted.provenance
             && self.trust == wanted.trust
             && self.entry.name() == wanted.name
-            && self.lane.route.is(wanted.route)
+            && self.route == wanted.route
     }
 }
 
@@ -129,7 +131,7 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .flatten()
 }
 
-/// Remembers what `slot` makes, unless its place is taken by something that is still worth it.
+/// Remembers what `slot` makes, at times in the place of something else.
 pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
     let displaced = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
@@ -139,10 +141,10 @@ pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
         }
         cache.misses = cache.misses.wrapping_add(1);
         let place = cache.slots.get_mut(hash as usize % SLOTS)?;
-        match place {
-            Some(taken) if taken.is_current() && !cache.misses.is_multiple_of(GIVE_AWAY) => None,
-            _ => place.replace(slot()),
+        if place.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
+            return None;
         }
+        place.replace(slot())
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);

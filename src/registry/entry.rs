@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
 use crate::outcome::Class;
+use crate::record::lane::Lane;
 use crate::record::row::{Row, Totals, lock};
 use crate::record::window::Pace;
 
@@ -24,6 +25,8 @@ pub(crate) struct Entry {
     /// Whether it has been decided that the caller has a row from the beginning, or has none.
     pub(crate) placed: Once,
     row: OnceLock<Arc<Row>>,
+    /// The lane of the row that was asked for first: for most callers the only one, and one look.
+    first_lane: OnceLock<Arc<Lane>>,
     tally: Tally,
     pace: Mutex<Pace>,
     idle_total: AtomicU64,
@@ -58,6 +61,7 @@ impl Entry {
             slot: AtomicUsize::new(usize::MAX),
             placed: Once::new(),
             row: OnceLock::new(),
+            first_lane: OnceLock::new(),
             tally: Tally::default(),
             pace: Mutex::new(Pace::new(now)),
             idle_total: AtomicU64::new(0),
@@ -77,6 +81,11 @@ impl Entry {
     #[inline]
     pub(crate) fn row(&self) -> Option<&Arc<Row>> {
         self.row.get()
+    }
+
+    #[inline]
+    pub(crate) fn first_lane(&self) -> &OnceLock<Arc<Lane>> {
+        &self.first_lane
     }
 
     /// Gives the caller a row. What was counted before stays in `__other__`.

@@ -35,7 +35,7 @@ use self::heavy::HeavyHitters;
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
 use crate::record::lane::{Lane, thread_number};
-use crate::record::route::RouteRef;
+use crate::record::route::{RouteHash, RouteRef};
 use crate::record::row::{Row, Totals, lock};
 use crate::roster::Roster;
 
@@ -93,6 +93,7 @@ pub(crate) struct Registry {
     roster: Roster,
     ticker: Ticker,
     hasher: foldhash::quality::RandomState,
+    route_other: RouteHash,
     verified: DashMap<Box<str>, Arc<Entry>>,
     weaker: DashMap<Box<str>, Arc<Entry>>,
     ours: Ours,
@@ -124,6 +125,7 @@ impl Registry {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = ticker.now();
+        let hasher = foldhash::quality::RandomState::default();
         // A caller on the roster always has a row, and leaves the others theirs.
         let named = roster.accounts().count();
         limits.exported = limits.exported.max(named + limits.reserved + 2 * OURS);
@@ -153,7 +155,8 @@ impl Registry {
             id,
             limits,
             ticker,
-            hasher: foldhash::quality::RandomState::default(),
+            route_other: RouteRef::OTHER.hashed(&hasher),
+            hasher,
             verified: DashMap::new(),
             weaker: DashMap::new(),
             ours,
@@ -196,14 +199,15 @@ impl Registry {
     /// Where a request is counted: one look-up in what this thread remembers, or one in the map.
     #[inline]
     pub(crate) fn place(&self, who: &Who<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+        let route_hash = route.hashed(&self.hasher);
         let wanted = Wanted {
-            hash: self.hash(who, route),
+            hash: self.hash(who, route_hash),
             table: self.id,
             trust: who.trust,
             name: who.name,
             provenance: who.provenance,
             source: who.source,
-            route,
+            route: route_hash,
         };
         let found = cache::find(&wanted, |found| match found {
             Found::Miss => None,
@@ -268,7 +272,7 @@ impl Registry {
         // Looked at once: what is counted in `__other__` is counted in the entry too.
         let own = entry.row();
         let rowless = own.is_none();
-        let lane = self.lane(own.unwrap_or_else(|| self.other_row()), route, &who);
+        let lane = self.lane_of(&entry, own, (route, wanted.route), &who);
         let caller = if entry.caller.source() == who.source && entry.provenance() == who.provenance
         {
             entry.caller.clone()
@@ -305,7 +309,7 @@ impl Registry {
         if self.tracked.load(Ordering::Relaxed) < self.limits.tracked {
             return self.insert(who, false, now);
         }
-        let hash = self.hash(who, RouteRef::OTHER);
+        let hash = self.hash(who, self.route_other);
         let certain = self.heavy.count(hash);
         if certain < evict::HEAVY
             || !certain.is_multiple_of(evict::TRY_EVERY)
@@ -355,19 +359,58 @@ impl Registry {
         Some(entry)
     }
 
+    /// The lane of a caller: of its own row, or of `__other__`.
+    fn lane_of(
+        &self,
+        entry: &Entry,
+        own: Option<&Arc<Row>>,
+        route: (RouteRef<'_>, RouteHash),
+        who: &Who<'_>,
+    ) -> Arc<Lane> {
+        let Some(row) = own else {
+            return self.lane(self.other_row(), route, who);
+        };
+        match entry.first_lane().get() {
+            Some(first) if first.is_for(route.1, who.source, who.provenance) => Arc::clone(first),
+            first => {
+                let lane = self.lane(row, route, who);
+                if first.is_none() && lane.unowned().is_none() {
+                    let _ = entry.first_lane().set(Arc::clone(&lane));
+                }
+                lane
+            }
+        }
+    }
+
     /// The lane of a row for a route and a source, made if need be.
-    fn lane(&self, row: &Arc<Row>, route: RouteRef<'_>, who: &Who<'_>) -> Arc<Lane> {
+    fn lane(&self, row: &Arc<Row>, route: (RouteRef<'_>, RouteHash), who: &Who<'_>) -> Arc<Lane> {
         let (source, provenance) = (who.source, who.provenance);
-        row.lane(route, source, provenance, thread_number())
-            .unwrap_or_else(|| {
-                let admit = || {
-                    let room = |pairs: usize| (pairs < self.limits.pairs).then_some(pairs + 1);
-                    self.pairs
-                        .fetch_update(Ordering::AcqRel, Ordering::Relaxed, room)
-                        .is_ok()
-                };
-                row.add_lane(route, source, provenance, &self.ticker, admit)
-            })
+        let find = |hash| row.lane(hash, source, provenance, thread_number());
+        let add = |route| row.add_lane(route, source, provenance, &self.ticker);
+        find(route.1).unwrap_or_else(|| {
+            let is_special = route.0 == RouteRef::OTHER || route.0 == RouteRef::UNMATCHED;
+            if is_special || row.has_route(route.1) {
+                return add(route).0;
+            }
+            if self.take_pair() {
+                let (lane, is_new) = add(route);
+                if !is_new {
+                    // Another thread was faster, and has paid.
+                    self.pairs.fetch_sub(1, Ordering::AcqRel);
+                }
+                return lane;
+            }
+            find(self.route_other).unwrap_or_else(|| add((RouteRef::OTHER, self.route_other)).0)
+        })
+    }
+
+    /// Takes one of the places for pairs of caller and route, if one is free.
+    fn take_pair(&self) -> bool {
+        let room = |pairs: usize| (pairs < self.limits.pairs).then_some(pairs + 1);
+        let taken = self
+            .pairs
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, room);
+        taken.is_ok()
     }
 
     /// The lane of the row of an open request, for another route.
@@ -378,7 +421,7 @@ impl Registry {
             provenance: lane.provenance,
             source: lane.source,
         };
-        self.lane(&lane.row, route, &who)
+        self.lane(&lane.row, (route, route.hashed(&self.hasher)), &who)
     }
 
     /// The value of the metric label `caller` for an entry; `None` where it must not have one.
@@ -409,13 +452,11 @@ impl Registry {
     }
 
     #[inline]
-    fn hash(&self, who: &Who<'_>, route: RouteRef<'_>) -> u64 {
+    fn hash(&self, who: &Who<'_>, route: RouteHash) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(who.name.as_bytes());
-        hasher.write(route.template().as_bytes());
-        hasher.write(route.method().as_bytes());
-        hasher
-            .write_u32(who.trust as u32 | (who.source as u32) << 8 | (who.provenance as u32) << 16);
+        let kind = who.trust as u64 | (who.source as u64) << 8 | (who.provenance as u64) << 16;
+        hasher.write_u64(route.0 ^ kind);
         hasher.finish()
     }
 

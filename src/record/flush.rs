@@ -1,0 +1,251 @@
+//! The flush of a row: its cells are read under the lock of its lanes, and told to the recorder without it.
+
+use std::sync::Arc;
+
+use metrics::Label;
+
+use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle};
+use super::histogram::Histogram;
+use super::lane::Lane;
+use super::names;
+use super::route::{Route, RouteRef};
+use super::row::{Row, Totals, totals};
+use crate::outcome::{Class, Fault};
+
+/// What is read of a row; kept between rows, so that a flush allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    totals: Totals,
+    first_bytes: u64,
+    first_byte: Histogram,
+    latency: [Histogram; Class::COUNT],
+}
+
+/// What a reading tells.
+enum News {
+    /// A row of ours that never had a request has no series.
+    Unborn,
+    /// Nothing but, perhaps, requests in flight.
+    Quiet,
+    Changed,
+}
+
+/// The handles of one row.
+#[derive(Debug)]
+pub(crate) struct RowHandles {
+    label: Arc<str>,
+    seen: Totals,
+    first_bytes: u64,
+    born: bool,
+    /// Samples were left over for want of room in the last flush.
+    behind: bool,
+    started: CounterHandle,
+    in_flight: GaugeHandle,
+    request_bytes: CounterHandle,
+    response_bytes: CounterHandle,
+    first_byte: HistogramHandle,
+    classes: Vec<ClassHandles>,
+    routes: Vec<RouteHandles>,
+}
+
+#[derive(Debug)]
+struct ClassHandles {
+    requests: CounterHandle,
+    duration: HistogramHandle,
+}
+
+#[derive(Debug)]
+struct RouteHandles {
+    route: Arc<Route>,
+    counts: [u64; Fault::ALL.len()],
+    faults: [Option<CounterHandle>; Fault::ALL.len()],
+}
+
+impl RouteHandles {
+    fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            counts: [0; Fault::ALL.len()],
+            faults: [const { None }; Fault::ALL.len()],
+        }
+    }
+}
+
+/// Where the route `__other__` is among a row's routes.
+const OTHER: usize = 0;
+
+impl RowHandles {
+    pub(crate) fn new(label: &str) -> Self {
+        let label: Arc<str> = label.into();
+        let caller = Label::new("caller", Arc::clone(&label));
+        let by_caller = || vec![caller.clone()];
+        let by_class = |class: Class| {
+            vec![
+                caller.clone(),
+                Label::from_static_parts("class", class.as_str()),
+            ]
+        };
+        let classes = Class::ALL.map(|class| ClassHandles {
+            requests: CounterHandle::new(names::REQUESTS, by_class(class)),
+            duration: HistogramHandle::new(names::DURATION, by_class(class)),
+        });
+        let other = RouteHandles::new(Arc::new(Route::from(RouteRef::OTHER)));
+        Self {
+            started: CounterHandle::new(names::STARTED, by_caller()),
+            in_flight: GaugeHandle::new(names::IN_FLIGHT, by_caller()),
+            request_bytes: CounterHandle::new(names::REQUEST_BYTES, by_caller()),
+            response_bytes: CounterHandle::new(names::RESPONSE_BYTES, by_caller()),
+            first_byte: HistogramHandle::new(names::FIRST_BYTE, by_caller()),
+            classes: classes.into(),
+            routes: vec![other],
+            seen: Totals::default(),
+            first_bytes: 0,
+            born: false,
+            behind: false,
+            label,
+        }
+    }
+
+    /// Tells the recorder what has come since the last flush.
+    pub(crate) fn flush(&mut self, row: &Row, flush: &mut Flush<'_>) {
+        let mut reading = std::mem::take(&mut flush.reading);
+        let news = row.with_lanes(|lanes| {
+            for lane in lanes {
+                flush.identified[lane.source as usize][lane.provenance as usize] +=
+                    lane.ever_started();
+            }
+            if lanes.is_empty() && !row.born_at_once {
+                return News::Unborn;
+            }
+            self.read(lanes, flush.renew, &mut reading)
+        });
+        match news {
+            News::Unborn => {}
+            News::Quiet => self.in_flight.set(self.seen.in_flight() as f64, flush),
+            News::Changed => self.tell(&reading, flush),
+        }
+        flush.reading = reading;
+    }
+
+    fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
+        reading.totals = totals(lanes);
+        reading.first_bytes = lanes.iter().map(|lane| lane.first_bytes()).sum();
+        let changed = reading.totals != self.seen || reading.first_bytes != self.first_bytes;
+        if self.born && !changed && !self.behind && !renew {
+            return News::Quiet;
+        }
+        reading.first_byte = Histogram::default();
+        for lane in lanes {
+            lane.read_first_byte(&mut reading.first_byte);
+        }
+        for (class, handles) in self.classes.iter().enumerate() {
+            if reading.totals.by_class[class] > handles.duration.count() {
+                let latency = &mut reading.latency[class];
+                *latency = Histogram::default();
+                for lane in lanes {
+                    lane.read_latency(class, latency);
+                }
+            }
+        }
+        for route in &mut self.routes {
+            route.counts = [0; Fault::ALL.len()];
+        }
+        for lane in lanes {
+            let at = self.route(&lane.route);
+            let counts = &mut self.routes[at].counts;
+            for class in Class::ALL {
+                counts[class.fault().index()] += lane.ended(class.index());
+            }
+        }
+        News::Changed
+    }
+
+    fn route(&mut self, route: &Arc<Route>) -> usize {
+        let known = self
+            .routes
+            .iter()
+            .position(|known| Arc::ptr_eq(&known.route, route));
+        known.unwrap_or_else(|| {
+            if route.is(RouteRef::OTHER) {
+                self.routes[OTHER].route = Arc::clone(route);
+                return OTHER;
+            }
+            self.routes.push(RouteHandles::new(Arc::clone(route)));
+            self.routes.len() - 1
+        })
+    }
+
+    fn tell(&mut self, reading: &Reading, flush: &mut Flush<'_>) {
+        let totals = &reading.totals;
+        self.started.bring_to(totals.started, flush);
+        self.in_flight.set(totals.in_flight() as f64, flush);
+        self.request_bytes.bring_to(totals.request_bytes, flush);
+        self.response_bytes.bring_to(totals.response_bytes, flush);
+        self.behind = false;
+        if reading.first_bytes > 0 && (reading.first_bytes > self.first_byte.count() || flush.renew)
+        {
+            self.first_byte.bring_to(&reading.first_byte, flush);
+            self.behind |= self.first_byte.count() < reading.first_bytes;
+        }
+        for (class, handles) in self.classes.iter_mut().enumerate() {
+            let ended = totals.by_class[class];
+            handles.requests.bring_to(ended, flush);
+            if ended > handles.duration.count() {
+                handles.duration.bring_to(&reading.latency[class], flush);
+                self.behind |= handles.duration.count() < ended;
+            } else if ended > 0 && flush.renew {
+                handles.duration.renew(flush);
+            }
+        }
+        self.tell_routes(flush);
+        self.seen.clone_from(totals);
+        self.first_bytes = reading.first_bytes;
+        self.born = true;
+    }
+
+    /// Routes by fault. A series beyond the budget is counted under this caller's route `__other__`, whose three
+    /// series are kept free for every row.
+    fn tell_routes(&mut self, flush: &mut Flush<'_>) {
+        let Some((other, routes)) = self.routes.split_first_mut() else {
+            return;
+        };
+        for RouteHandles {
+            route,
+            counts,
+            faults,
+        } in routes
+        {
+            for fault in Fault::ALL {
+                let (count, handle) = (counts[fault.index()], &mut faults[fault.index()]);
+                if handle.is_none() && count > 0 && flush.route_series > 0 {
+                    flush.route_series -= 1;
+                    *handle = Some(route_counter(&self.label, route, fault));
+                }
+                match handle {
+                    Some(handle) => handle.bring_to(count, flush),
+                    None => other.counts[fault.index()] += count,
+                }
+            }
+        }
+        for fault in Fault::ALL {
+            let (count, handle) = (
+                other.counts[fault.index()],
+                &mut other.faults[fault.index()],
+            );
+            if count > 0 {
+                handle
+                    .get_or_insert_with(|| route_counter(&self.label, &other.route, fault))
+                    .bring_to(count, flush);
+            }
+        }
+    }
+}
+
+fn route_counter(label: &Arc<str>, route: &Route, fault: Fault) -> CounterHandle {
+    let labels = vec![
+        Label::new("caller", Arc::clone(label)),
+        Label::new("route", route.to_string()),
+        Label::from_static_parts("fault", fault.as_str()),
+    ];
+    CounterHandle::new(names::ROUTE_REQUESTS, labels)
+}
