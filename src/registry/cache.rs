@@ -138,11 +138,15 @@ pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
             cache.slots.resize_with(SLOTS, || None);
         }
         cache.misses = cache.misses.wrapping_add(1);
+        // At every miss one place is searched for a caller that has left, whose row waits to be forgotten here.
+        let swept = cache.slots.get_mut(cache.misses as usize % SLOTS)?;
+        let gone = swept.take_if(|slot| slot.entry.is_retired());
         let place = cache.slots.get_mut(hash as usize % SLOTS)?;
-        match place {
+        let displaced = match place {
             Some(taken) if taken.is_current() && !cache.misses.is_multiple_of(GIVE_AWAY) => None,
             _ => place.replace(slot()),
-        }
+        };
+        Some((gone, displaced))
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);
