@@ -115,7 +115,8 @@ impl Builder {
         self
     }
 
-    /// Tells the caller who it was taken for, in this header of the response.
+    /// Tells the caller who it was taken for at the head of its request, in this header of the response; an identity
+    /// that comes late is not in it.
     pub fn response_header(mut self, name: impl Into<String>) -> Self {
         self.response_header = Some(name.into());
         self

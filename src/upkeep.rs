@@ -274,6 +274,16 @@ impl Upkeep {
     }
 }
 
+impl Drop for Upkeep {
+    /// What was counted since the last tick is told before the table goes.
+    fn drop(&mut self) {
+        let last = catch_unwind(AssertUnwindSafe(|| self.flush(self.core.ticker.now())));
+        if last.is_err() {
+            tracing::error!("callerid: the last flush panicked");
+        }
+    }
+}
+
 fn run(upkeep: &Weak<Upkeep>) {
     let mut told = false;
     loop {

@@ -89,7 +89,13 @@ impl Core {
         let head = Head::new(request, self.registry.roster(), now);
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
-        let place = self.place(&head, route, now);
+        let exempt = self.exempt.matches(head.uri().path());
+        let place = if exempt {
+            let who = Who::ours(EXEMPT, Source::None);
+            self.registry.place(&who, route, now)
+        } else {
+            self.place(&head, route, now)
+        };
         // Hardly a GET has a body: it does not pay for the look.
         let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
         let length = if bodyless {
@@ -112,7 +118,7 @@ impl Core {
         if learn {
             ticket.learn_route(request.uri().path(), Arc::clone(self));
         }
-        if self.late_identity {
+        if self.late_identity && !exempt {
             let slot = ticket.await_identity(Arc::clone(self));
             request.extensions_mut().insert(slot);
         }
@@ -149,15 +155,6 @@ impl Core {
 
     #[inline]
     fn place(&self, head: &Head<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
-        let ours = |name, source| Who {
-            trust: Trust::Ours,
-            name,
-            provenance: Provenance::Unknown,
-            source,
-        };
-        if self.exempt.matches(head.uri().path()) {
-            return self.registry.place(&ours(EXEMPT, Source::None), route, now);
-        }
         let identity = self.identify(head);
         let who = match &identity {
             Some(identity) if identity.is_named() => Who {
@@ -169,14 +166,14 @@ impl Core {
                 provenance: identity.provenance(),
                 source: identity.source(),
             },
-            Some(identity) if identity.is_invalid() => ours(INVALID, Source::Invalid),
+            Some(identity) if identity.is_invalid() => Who::ours(INVALID, Source::Invalid),
             Some(identity) => {
                 self.count_face(head);
-                ours(UNKNOWN, identity.source())
+                Who::ours(UNKNOWN, identity.source())
             }
             None => {
                 self.count_face(head);
-                ours(UNKNOWN, Source::None)
+                Who::ours(UNKNOWN, Source::None)
             }
         };
         self.registry.place(&who, route, now)

@@ -140,11 +140,17 @@ pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
             cache.slots.resize_with(SLOTS, || None);
         }
         cache.misses = cache.misses.wrapping_add(1);
-        let place = cache.slots.get_mut(hash as usize % SLOTS)?;
-        if place.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
+        let slots = cache.slots.as_mut_slice();
+        let at = hash as usize % SLOTS;
+        if slots.get(at)?.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
             return None;
         }
-        place.replace(slot())
+        // One place is searched for a caller that has left, whose row waits to be forgotten here.
+        let searched = (cache.misses / GIVE_AWAY) as usize % SLOTS;
+        let gone = slots
+            .get_mut(searched)?
+            .take_if(|slot| slot.entry.is_retired());
+        Some((gone, slots.get_mut(at)?.replace(slot())))
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);

@@ -18,6 +18,7 @@ pub(crate) mod entry;
 pub(crate) mod evict;
 pub(crate) mod faces;
 mod heavy;
+mod label;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +26,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use sha2::{Digest, Sha256};
 
 use self::cache::{Found, Slot, Wanted};
 use self::entry::{Entry, Trust};
@@ -76,6 +76,18 @@ pub(crate) struct Who<'a> {
     pub(crate) name: &'a str,
     pub(crate) provenance: Provenance,
     pub(crate) source: Source,
+}
+
+impl<'a> Who<'a> {
+    /// One of the rows that are ours.
+    pub(crate) fn ours(name: &'a str, source: Source) -> Self {
+        Self {
+            trust: Trust::Ours,
+            name,
+            provenance: Provenance::Unknown,
+            source,
+        }
+    }
 }
 
 /// Where a request is counted.
@@ -422,33 +434,6 @@ impl Registry {
             source: lane.source,
         };
         self.lane(&lane.row, (route, route.hashed(&self.hasher)), &who)
-    }
-
-    /// The value of the metric label `caller` for an entry; `None` where it must not have one.
-    fn label(&self, entry: &Entry) -> Option<String> {
-        let name = entry.name();
-        if entry.provenance() != Provenance::Inferred {
-            let twin = entry.trust == Trust::Weaker && self.verified.contains_key(name);
-            return Some(if twin {
-                format!("claimed:{name}")
-            } else {
-                name.to_owned()
-            });
-        }
-        match self.limits.inferred {
-            InferredLabel::Export => Some(name.to_owned()),
-            InferredLabel::Hide => None,
-            InferredLabel::Hash => {
-                let (kind, _) = name.split_once(':')?;
-                let hash = Sha256::new()
-                    .chain_update((self.limits.inferred_key.len() as u64).to_le_bytes())
-                    .chain_update(&self.limits.inferred_key)
-                    .chain_update(name)
-                    .finalize();
-                let [a, b, c, d, ..]: [u8; 32] = hash.into();
-                Some(format!("{kind}:{a:02x}{b:02x}{c:02x}{d:02x}"))
-            }
-        }
     }
 
     #[inline]
