@@ -21,8 +21,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// After this long every handle is resolved again, so that an idle series does not die of an idle timeout.
 const RENEW: Duration = Duration::from_secs(30);
 
-/// Histogram samples that one flush hands over at the most; an exporter takes about 50 ns for each.
-const SAMPLES: u64 = 100_000;
+/// Histogram samples that the flush of a tick hands over at the most, two for each request; the rest waits for the
+/// next. An exporter takes about 50 ns for each.
+const SAMPLES_OF_TICK: u64 = 250_000;
 
 /// Rows of displaced callers that are kept for a recorder that comes late; where none ever comes, they must not pile
 /// up.
@@ -131,11 +132,11 @@ impl Exporter {
 
     /// Brings the recorder up to date. Where there is none nothing is consumed: a recorder that is installed late
     /// gets all counts since the beginning.
-    pub(crate) fn flush(&self, core: &Core, now: Timestamp) {
+    pub(crate) fn flush(&self, core: &Core, now: Timestamp, samples: u64) {
         let mut state = lock(&self.0);
         metrics::with_recorder(|recorder| {
             if is_live(recorder, core.registry.tracked()) {
-                state.flush(core, recorder, now);
+                state.flush(core, recorder, now, samples);
                 return;
             }
             let gone = &mut state.gone;
@@ -151,7 +152,7 @@ impl Exporter {
 }
 
 impl State {
-    fn flush(&mut self, core: &Core, recorder: &dyn Recorder, now: Timestamp) {
+    fn flush(&mut self, core: &Core, recorder: &dyn Recorder, now: Timestamp, samples: u64) {
         let address = std::ptr::from_ref(recorder).cast::<()>() as usize;
         let another = self.recorder.replace(address) != Some(address);
         if another {
@@ -165,7 +166,7 @@ impl State {
             recorder,
             now,
             renew,
-            samples: SAMPLES,
+            samples,
             reading: Box::default(),
             route_series: self.route_series,
             identified: self.gone,
@@ -245,13 +246,14 @@ impl Upkeep {
         }
     }
 
+    /// Tells the recorder everything.
     pub(crate) fn flush(&self, now: Timestamp) {
-        self.exporter.flush(&self.core, now);
+        self.exporter.flush(&self.core, now, u64::MAX);
     }
 
     pub(crate) fn tick(&self, now: Timestamp) {
         self.roll(now);
-        self.flush(now);
+        self.exporter.flush(&self.core, now, SAMPLES_OF_TICK);
     }
 
     /// Rolls rates and series on, once a second.

@@ -63,10 +63,41 @@ impl Default for HistogramCells {
     }
 }
 
+/// The bucket of a time. The position of its highest bit leaves a choice of at most three.
 #[inline]
 fn bucket_of(nanos: u64) -> usize {
-    BOUNDS_US.partition_point(|bound| bound * 1_000 < nanos)
+    let mut bucket = usize::from(LOWEST[(64 - nanos.leading_zeros()) as usize]);
+    while bucket < BOUNDS_US.len() && BOUNDS_NANOS[bucket] < nanos {
+        bucket += 1;
+    }
+    bucket
 }
+
+static BOUNDS_NANOS: [u64; BUCKETS - 1] = {
+    let mut bounds = BOUNDS_US;
+    let mut index = 0;
+    while index < bounds.len() {
+        bounds[index] *= 1_000;
+        index += 1;
+    }
+    bounds
+};
+
+/// For every number of significant bits, the lowest bucket of such times.
+static LOWEST: [u8; 65] = {
+    let mut lowest = [0; 65];
+    let mut bits = 1;
+    while bits <= 64 {
+        let least = 1u64 << (bits - 1);
+        let mut bucket = 0;
+        while bucket < BOUNDS_US.len() && BOUNDS_US[bucket] * 1_000 < least {
+            bucket += 1;
+        }
+        lowest[bits] = bucket as u8;
+        bits += 1;
+    }
+    lowest
+};
 
 impl HistogramCells {
     #[inline]
@@ -262,6 +293,18 @@ mod tests {
             assert!(BOUNDS_US.contains(&((bound * 1e6) as u64)), "{bound}");
         }
         assert!(BOUNDS_US.is_sorted());
+    }
+
+    #[test]
+    fn every_time_is_in_the_bucket_that_its_bounds_say() {
+        let near_bounds = BOUNDS_NANOS
+            .iter()
+            .flat_map(|bound| [bound - 1, *bound, bound + 1]);
+        let near_powers = (0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+        for nanos in near_bounds.chain(near_powers).chain([u64::MAX]) {
+            let expected = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+            assert_eq!(bucket_of(nanos), expected, "{nanos}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::entry::{Entry, Trust};
 use crate::caller::{Caller, Provenance, Source};
@@ -105,10 +106,12 @@ const GIVE_AWAY: u32 = 8;
 struct Cache {
     slots: Vec<Option<Slot>>,
     misses: u32,
+    /// How many of [`DEPARTURES`] this thread knows of.
+    departures: u32,
 }
 
 thread_local! {
-    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0 }) };
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0, departures: 0 }) };
 }
 
 /// Calls `f` with what this thread remembers of `wanted`. `None` where the thread is being torn down.
@@ -131,6 +134,15 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .flatten()
 }
 
+/// How often a caller with a row has left a table. That is rare: a recorder cannot forget a series, so replacements
+/// are budgeted.
+static DEPARTURES: AtomicU32 = AtomicU32::new(0);
+
+/// Tells the threads that a caller with a row has left: what they remember keeps the row from being forgotten.
+pub(crate) fn caller_left() {
+    DEPARTURES.fetch_add(1, Ordering::Release);
+}
+
 /// Remembers what `slot` makes, at times in the place of something else.
 pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
     let displaced = CACHE.try_with(|cache| {
@@ -140,17 +152,19 @@ pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
             cache.slots.resize_with(SLOTS, || None);
         }
         cache.misses = cache.misses.wrapping_add(1);
+        let departures = DEPARTURES.load(Ordering::Acquire);
+        if cache.departures != departures {
+            cache.departures = departures;
+            for slot in &mut cache.slots {
+                slot.take_if(|slot| slot.entry.is_retired());
+            }
+        }
         let slots = cache.slots.as_mut_slice();
         let at = hash as usize % SLOTS;
         if slots.get(at)?.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
             return None;
         }
-        // One place is searched for a caller that has left, whose row waits to be forgotten here.
-        let searched = (cache.misses / GIVE_AWAY) as usize % SLOTS;
-        let gone = slots
-            .get_mut(searched)?
-            .take_if(|slot| slot.entry.is_retired());
-        Some((gone, slots.get_mut(at)?.replace(slot())))
+        Some(slots.get_mut(at)?.replace(slot()))
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);

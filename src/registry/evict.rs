@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::Registry;
 use super::entry::{Entry, Trust};
+use super::{Registry, cache};
 use crate::clock::Timestamp;
 use crate::record::route::{Route, RouteRef};
 use crate::record::row::{Row, lock};
@@ -185,6 +185,7 @@ impl Registry {
         }
         self.tracked.fetch_sub(1, Ordering::AcqRel);
         if let Some(row) = entry.row() {
+            cache::caller_left();
             places.taken.retain(|taken| !Arc::ptr_eq(taken, entry));
             // A request that found the entry just before still counts in its row: the row leaves when it is at rest.
             lock(&self.leaving).push(Arc::clone(row));
