@@ -11,6 +11,7 @@ use metrics::{IntoF64, Key, Label, Recorder};
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
 use crate::pipeline::Core;
+use crate::record::flush::Reading;
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
 use crate::record::row::{Row, lock};
@@ -60,6 +61,8 @@ struct State {
     caller_info: Vec<GaugeHandle>,
     keys: HashMap<(String, String), GaugeHandle>,
     told_missing: bool,
+    /// Room for what is read of a row.
+    reading: Box<Reading>,
 }
 
 /// A value that notes whether anybody asks for it: a handle of the recorder that discards everything does not.
@@ -127,6 +130,7 @@ impl Exporter {
             caller_info: caller_info.collect(),
             keys: HashMap::new(),
             told_missing: false,
+            reading: Box::default(),
         }))
     }
 
@@ -167,17 +171,16 @@ impl State {
             now,
             renew,
             samples,
-            reading: Box::default(),
             route_series: self.route_series,
             identified: self.gone,
         };
         let gone = &mut self.gone;
         core.registry.dismiss(0, |row| {
-            row.handles().flush(row, &mut flush);
+            row.handles().flush(row, &mut flush, &mut self.reading);
             count_sources(row, gone);
         });
         for row in core.registry.rows() {
-            row.handles().flush(&row, &mut flush);
+            row.handles().flush(&row, &mut flush, &mut self.reading);
         }
         self.route_series = flush.route_series;
         for source in Source::ALL {

@@ -51,7 +51,15 @@ pub(crate) struct RowHandles {
 #[derive(Debug)]
 struct ClassHandles {
     requests: CounterHandle,
-    duration: HistogramHandle,
+    /// Made when the first request has ended in this way.
+    duration: Option<HistogramHandle>,
+}
+
+impl ClassHandles {
+    /// How many durations the recorder has been given.
+    fn told(&self) -> u64 {
+        self.duration.as_ref().map_or(0, HistogramHandle::count)
+    }
 }
 
 #[derive(Debug)]
@@ -87,7 +95,7 @@ impl RowHandles {
         };
         let classes = Class::ALL.map(|class| ClassHandles {
             requests: CounterHandle::new(names::REQUESTS, by_class(class)),
-            duration: HistogramHandle::new(names::DURATION, by_class(class)),
+            duration: None,
         });
         let other = RouteHandles::new(Arc::new(Route::from(RouteRef::OTHER)));
         Self {
@@ -107,8 +115,7 @@ impl RowHandles {
     }
 
     /// Tells the recorder what has come since the last flush.
-    pub(crate) fn flush(&mut self, row: &Row, flush: &mut Flush<'_>) {
-        let mut reading = std::mem::take(&mut flush.reading);
+    pub(crate) fn flush(&mut self, row: &Row, flush: &mut Flush<'_>, reading: &mut Reading) {
         let news = row.with_lanes(|lanes| {
             for lane in lanes {
                 flush.identified[lane.source as usize][lane.provenance as usize] +=
@@ -117,14 +124,13 @@ impl RowHandles {
             if lanes.is_empty() && !row.born_at_once {
                 return News::Unborn;
             }
-            self.read(lanes, flush.renew, &mut reading)
+            self.read(lanes, flush.renew, reading)
         });
         match news {
             News::Unborn => {}
             News::Quiet => self.in_flight.set(self.seen.in_flight() as f64, flush),
-            News::Changed => self.tell(&reading, flush),
+            News::Changed => self.tell(reading, flush),
         }
-        flush.reading = reading;
     }
 
     fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
@@ -139,7 +145,7 @@ impl RowHandles {
             lane.read_first_byte(&mut reading.first_byte);
         }
         for (class, handles) in self.classes.iter().enumerate() {
-            if reading.totals.by_class[class] > handles.duration.count() {
+            if reading.totals.by_class[class] > handles.told() {
                 let latency = &mut reading.latency[class];
                 *latency = Histogram::default();
                 for lane in lanes {
@@ -190,11 +196,18 @@ impl RowHandles {
         for (class, handles) in self.classes.iter_mut().enumerate() {
             let ended = totals.by_class[class];
             handles.requests.bring_to(ended, flush);
-            if ended > handles.duration.count() {
-                handles.duration.bring_to(&reading.latency[class], flush);
-                self.behind |= handles.duration.count() < ended;
-            } else if ended > 0 && flush.renew {
-                handles.duration.renew(flush);
+            if ended > handles.told() {
+                let duration = handles.duration.get_or_insert_with(|| {
+                    let class = Label::from_static_parts("class", Class::ALL[class].as_str());
+                    let caller = Label::new("caller", Arc::clone(&self.label));
+                    HistogramHandle::new(names::DURATION, vec![caller, class])
+                });
+                duration.bring_to(&reading.latency[class], flush);
+                self.behind |= duration.count() < ended;
+            } else if let Some(duration) = &mut handles.duration
+                && flush.renew
+            {
+                duration.renew(flush);
             }
         }
         self.tell_routes(flush);

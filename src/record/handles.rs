@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram as Handle, Key, Label, Level, Metadata, Recorder};
 
-use super::flush::Reading;
 use super::histogram::Histogram;
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
@@ -31,8 +30,6 @@ pub(crate) struct Flush<'a> {
     pub(crate) route_series: usize,
     /// Requests by source and provenance.
     pub(crate) identified: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
-    /// Room for what is read of a row.
-    pub(crate) reading: Box<Reading>,
 }
 
 /// A counter of the recorder's, and how far it has come.
