@@ -208,7 +208,8 @@ impl Builder {
         self
     }
 
-    /// Tells the caller who it was taken for, in this header of the response.
+    /// Tells the caller who it was taken for at the head of its request, in this header of the response; an identity
+    /// that comes late is not in it.
     pub fn response_header(mut self, name: impl Into<String>) -> Self {
         self.response_header = Some(name.into());
         self
@@ -335,15 +336,14 @@ impl Builder {
         let admission = Admission::new(self.policies, mode, self.style, now);
         let mut core = Core::new(registry, ticker, self.sources.into(), exempt, admission);
         core.cost = self.cost;
-        #[cfg(feature = "config")]
-        {
-            core.config = config;
-        }
         core.route = self.route;
         core.peer = self.peer;
         core.late_identity = self.late_identity;
         core.response_header = response_header;
-        let upkeep = Arc::new(Upkeep::new(Arc::new(core), route_series));
+        let upkeep = Upkeep::new(Arc::new(core), route_series);
+        #[cfg(feature = "config")]
+        let upkeep = upkeep.with_config(config);
+        let upkeep = Arc::new(upkeep);
         if !self.manual_tick {
             upkeep.start().map_err(|error| BuildError {
                 problems: vec![format!(

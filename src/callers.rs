@@ -30,8 +30,8 @@ impl Callers {
     }
 
     #[cfg(feature = "config")]
-    pub(crate) fn core(&self) -> &crate::pipeline::Core {
-        &self.upkeep.core
+    pub(crate) fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
     }
 
     /// A layer that attributes requests to callers of this table. Layers may be made as often as needed: they

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use metrics::Label;
 
 use crate::admit::Mode;
-use crate::pipeline::Core;
 use crate::record::handles::{Flush, GaugeHandle};
 use crate::record::names;
+use crate::registry::Registry;
+use crate::upkeep::Upkeep;
 
 /// The gauges of admission.
 #[derive(Debug)]
@@ -37,21 +38,21 @@ impl Gauges {
         }
     }
 
-    pub(crate) fn flush(&mut self, core: &Core, flush: &Flush<'_>) {
-        let now = core.admission.mode();
+    pub(crate) fn flush(&mut self, upkeep: &Upkeep, flush: &Flush<'_>) {
+        let now = upkeep.core.admission.mode();
         for (mode, gauge) in &mut self.modes {
             gauge.set(if *mode == now { 1.0 } else { 0.0 }, flush);
         }
         if flush.limits || !self.quotas.is_empty() {
-            self.flush_quotas(core, flush);
+            self.flush_quotas(&upkeep.core.registry, flush);
         }
         #[cfg(feature = "config")]
-        self.flush_config(core, flush);
+        self.flush_config(&upkeep.config, flush);
     }
 
-    fn flush_quotas(&mut self, core: &Core, flush: &Flush<'_>) {
+    fn flush_quotas(&mut self, registry: &Registry, flush: &Flush<'_>) {
         let mut in_force = HashMap::new();
-        for entry in core.registry.entries() {
+        for entry in registry.entries() {
             let quota = entry.seat().and_then(|seat| seat.terms()?.quota());
             if let (Some(row), Some(quota)) = (entry.row(), quota) {
                 in_force.insert(row.label.clone(), quota.rate());
@@ -73,8 +74,8 @@ impl Gauges {
     }
 
     #[cfg(feature = "config")]
-    fn flush_config(&mut self, core: &Core, flush: &Flush<'_>) {
-        let Some((hash, succeeded)) = core.config.state() else {
+    fn flush_config(&mut self, config: &crate::config::Config, flush: &Flush<'_>) {
+        let Some((hash, succeeded)) = config.state() else {
             return;
         };
         self.reloaded.set(if succeeded { 1.0 } else { 0.0 }, flush);

@@ -31,7 +31,8 @@ pub struct Snapshot {
     /// they had a request.
     ///
     /// The requests of a caller without a row ([`CallerSnapshot::exported`] is false) are in `__other__` too: the
-    /// sum over exported callers, with [`Snapshot::forgotten`], is the sum over all requests.
+    /// sum of [`CallerSnapshot::counts`] less [`CallerSnapshot::in_other`] over exported callers, with
+    /// [`Snapshot::forgotten`], is the sum over all requests.
     pub callers: Vec<CallerSnapshot>,
     /// What `__unknown__` is made of.
     pub unknown: UnknownSnapshot,
@@ -68,6 +69,9 @@ pub struct CallerSnapshot {
     pub weight: f64,
     /// Requests since the caller was first seen.
     pub counts: Counts,
+    /// What of [`CallerSnapshot::counts`] is counted under `__other__` too: all of it for a caller without a row,
+    /// and for one that got a row late, what it sent before.
+    pub in_other: Counts,
     /// What applies to it, once it had a request under a policy.
     pub policy: Option<PolicySnapshot>,
     /// Requests per second.
@@ -332,7 +336,7 @@ impl Snapshot {
 
 impl CallerSnapshot {
     fn take(entry: &Entry, registry: &Registry) -> Self {
-        let totals = entry.totals();
+        let (totals, in_other) = entry.totals_and_in_other();
         let (rates, weight) = {
             let pace = entry.pace();
             (pace.rates(), pace.weight(totals.started))
@@ -350,6 +354,7 @@ impl CallerSnapshot {
             contact: account.and_then(|account| account.contact.clone()),
             weight,
             counts: Counts::from(&totals),
+            in_other: Counts::from(&in_other),
             policy: entry
                 .seat()
                 .and_then(|seat| Some(PolicySnapshot::from(&*seat.terms()?))),
@@ -450,7 +455,7 @@ impl From<FailedRequest> for FailureSnapshot {
             status: failed.status,
             class: failed.class,
             code: failed.code.map(String::from),
-            trace_id: (failed.trace_id != 0).then(|| format!("{:032x}", failed.trace_id)),
+            trace_id: failed.trace_id.read().map(str::to_owned),
         }
     }
 }

@@ -11,11 +11,14 @@ use metrics::{IntoF64, Key, Label, Recorder};
 use crate::admit::Gate;
 use crate::caller::{Provenance, Source};
 use crate::clock::Timestamp;
+#[cfg(feature = "config")]
+use crate::config::Config;
 use crate::gauges::Gauges;
 use crate::pipeline::Core;
+use crate::record::flush::Reading;
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
-use crate::record::row::lock;
+use crate::record::row::{Row, lock};
 
 /// How often counts go to the recorder.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
@@ -23,8 +26,25 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// After this long every handle is resolved again, so that an idle series does not die of an idle timeout.
 const RENEW: Duration = Duration::from_secs(30);
 
-/// Histogram samples that one flush hands over at the most; an exporter takes about 50 ns for each.
-const SAMPLES: u64 = 1_000_000;
+/// Histogram samples that the flush of a tick hands over at the most, two for each request; the rest waits for the
+/// next. An exporter takes about 50 ns for each.
+const SAMPLES_OF_TICK: u64 = 250_000;
+
+/// Rows of displaced callers that are kept for a recorder that comes late; where none ever comes, they must not pile
+/// up.
+const KEPT: usize = 64;
+
+/// Requests by source and provenance.
+type Sources = [[u64; Provenance::ALL.len()]; Source::ALL.len()];
+
+/// Adds what was identified of a row.
+fn count_sources(row: &Row, sum: &mut Sources) {
+    row.with_lanes(|lanes| {
+        for lane in lanes {
+            sum[lane.source as usize][lane.provenance as usize] += lane.ever_started();
+        }
+    });
+}
 
 /// The flush: one at a time.
 #[derive(Debug)]
@@ -38,7 +58,7 @@ struct State {
     route_series: usize,
     identified: HashMap<(Source, Provenance), CounterHandle>,
     /// Requests by source and provenance in rows that are gone.
-    gone: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
+    gone: Sources,
     impersonations: CounterHandle,
     overflow: CounterHandle,
     build_info: GaugeHandle,
@@ -46,6 +66,8 @@ struct State {
     keys: HashMap<(String, String), GaugeHandle>,
     gauges: Gauges,
     told_missing: bool,
+    /// Room for what is read of a row.
+    reading: Box<Reading>,
 }
 
 /// A value that notes whether anybody asks for it: a handle of the recorder that discards everything does not.
@@ -114,17 +136,23 @@ impl Exporter {
             keys: HashMap::new(),
             gauges: Gauges::new(),
             told_missing: false,
+            reading: Box::default(),
         }))
     }
 
     /// Brings the recorder up to date. Where there is none nothing is consumed: a recorder that is installed late
     /// gets all counts since the beginning.
-    pub(crate) fn flush(&self, core: &Core, now: Timestamp) {
+    pub(crate) fn flush(&self, upkeep: &Upkeep, now: Timestamp, samples: u64) {
+        let core = &upkeep.core;
         let mut state = lock(&self.0);
         metrics::with_recorder(|recorder| {
             if is_live(recorder, core.registry.tracked()) {
-                state.flush(core, recorder, now);
-            } else if !std::mem::replace(&mut state.told_missing, true) {
+                state.flush(upkeep, recorder, now, samples);
+                return;
+            }
+            let gone = &mut state.gone;
+            core.registry.dismiss(KEPT, |row| count_sources(row, gone));
+            if !std::mem::replace(&mut state.told_missing, true) {
                 tracing::warn!(
                     "callerid: no metrics recorder is installed yet; counts are kept until there is one, and \
                      `Callers::snapshot` works without (said once)"
@@ -135,7 +163,8 @@ impl Exporter {
 }
 
 impl State {
-    fn flush(&mut self, core: &Core, recorder: &dyn Recorder, now: Timestamp) {
+    fn flush(&mut self, upkeep: &Upkeep, recorder: &dyn Recorder, now: Timestamp, samples: u64) {
+        let core = &upkeep.core;
         let address = std::ptr::from_ref(recorder).cast::<()>() as usize;
         let another = self.recorder.replace(address) != Some(address);
         if another {
@@ -149,22 +178,18 @@ impl State {
             recorder,
             now,
             renew,
-            samples: SAMPLES,
+            samples,
             route_series: self.route_series,
             limits: core.admission.gate() == Gate::Guarded,
             identified: self.gone,
         };
         let gone = &mut self.gone;
-        core.registry.dismiss(|row| {
-            row.handles().flush(row, &mut flush);
-            row.with_lanes(|lanes| {
-                for lane in lanes {
-                    gone[lane.source as usize][lane.provenance as usize] += lane.ever_started();
-                }
-            });
+        core.registry.dismiss(0, |row| {
+            row.handles().flush(row, &mut flush, &mut self.reading);
+            count_sources(row, gone);
         });
         for row in core.registry.rows() {
-            row.handles().flush(&row, &mut flush);
+            row.handles().flush(&row, &mut flush, &mut self.reading);
         }
         self.route_series = flush.route_series;
         for source in Source::ALL {
@@ -187,7 +212,7 @@ impl State {
                 }
             }
         }
-        self.gauges.flush(core, &flush);
+        self.gauges.flush(upkeep, &flush);
         self.impersonations
             .bring_to(core.registry.impersonations(), &flush);
         self.overflow.bring_to(core.registry.overflow(), &flush);
@@ -220,6 +245,8 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     pub(crate) core: Arc<Core>,
+    #[cfg(feature = "config")]
+    pub(crate) config: Config,
     exporter: Exporter,
     rolled: Mutex<Timestamp>,
 }
@@ -231,17 +258,26 @@ impl Upkeep {
             exporter,
             rolled: Mutex::new(core.ticker.now()),
             core,
+            #[cfg(feature = "config")]
+            config: Config::default(),
         }
     }
 
+    #[cfg(feature = "config")]
+    pub(crate) fn with_config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Tells the recorder everything.
     pub(crate) fn flush(&self, now: Timestamp) {
-        self.exporter.flush(&self.core, now);
+        self.exporter.flush(self, now, u64::MAX);
     }
 
     pub(crate) fn tick(&self, now: Timestamp) {
         self.core.admission.tick(now);
         self.roll(now);
-        self.flush(now);
+        self.exporter.flush(self, now, SAMPLES_OF_TICK);
     }
 
     /// Rolls rates and series on, once a second.
@@ -261,6 +297,16 @@ impl Upkeep {
             .name("callerid".into())
             .spawn(move || run(&upkeep))?;
         Ok(())
+    }
+}
+
+impl Drop for Upkeep {
+    /// What was counted since the last tick is told before the table goes.
+    fn drop(&mut self) {
+        let last = catch_unwind(AssertUnwindSafe(|| self.flush(self.core.ticker.now())));
+        if last.is_err() {
+            tracing::error!("callerid: the last flush panicked");
+        }
     }
 }
 

@@ -38,11 +38,18 @@ pub(super) fn from_trailers(trailers: &HeaderMap) -> Option<Verdict> {
         .ok()?;
     Some(Verdict {
         class: class(code),
-        method_exists: code != UNIMPLEMENTED,
+        method_exists: !matches!(
+            code,
+            UNIMPLEMENTED | PERMISSION_DENIED | RESOURCE_EXHAUSTED | UNAUTHENTICATED
+        ),
     })
 }
 
+// What a layer inside of ours may answer to any path, whether or not there is a method behind it.
+const PERMISSION_DENIED: u8 = 7;
+const RESOURCE_EXHAUSTED: u8 = 8;
 const UNIMPLEMENTED: u8 = 12;
+const UNAUTHENTICATED: u8 = 16;
 
 /// <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>
 fn class(code: u8) -> Class {

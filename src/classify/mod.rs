@@ -21,7 +21,7 @@ pub(crate) struct Classify {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) class: Class,
-    /// A gRPC status other than UNIMPLEMENTED was seen: the service has the method.
+    /// A gRPC status was seen that only a method gives: not UNIMPLEMENTED, nor what an interceptor answers.
     pub(crate) method_exists: bool,
 }
 

@@ -258,9 +258,9 @@ impl Callers {
         &self,
         paths: impl IntoIterator<Item = P>,
     ) -> Result<(), ConfigError> {
-        let core = self.core();
+        let (core, config) = (&self.upkeep().core, &self.upkeep().config);
         let now = core.ticker.now();
-        let mut state = lock(&core.config.0);
+        let mut state = lock(&config.0);
         let load = || {
             let mut loaded = Loaded::default();
             for path in paths {

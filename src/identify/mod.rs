@@ -59,8 +59,8 @@ pub use xfcc::{XfccSource, xfcc};
 /// Tells who is calling, from the head of a request.
 ///
 /// Implement it for a scheme of your own, or pass a closure to [`from_fn`]. It runs on every request, before
-/// anything else of the service: do no I/O, take no lock that is held for long. A panic in it ends that request
-/// alone.
+/// anything else of the service: do no I/O, take no lock that is held for long. A panic in it makes the
+/// request `__unknown__`, whatever weaker sources would have said.
 pub trait Identify: Send + Sync + 'static {
     /// The identity that this source finds, or `None` where the request carries nothing of its kind.
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>>;

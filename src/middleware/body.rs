@@ -32,24 +32,13 @@ pin_project! {
     }
 }
 
-impl<B: Body> ResponseBody<B> {
+impl<B> ResponseBody<B> {
     pub(super) fn new(inner: B, ticket: Option<Ticket>) -> Self {
-        // A body that has ended already may never be polled.
-        let ticket = ticket.and_then(|ticket| {
-            if inner.is_end_stream() {
-                ticket.end(None);
-                None
-            } else {
-                Some(ticket)
-            }
-        });
         Self {
             kind: Kind::Inner { inner, ticket },
         }
     }
-}
 
-impl<B> ResponseBody<B> {
     pub(super) fn refusal(bytes: Bytes) -> Self {
         Self {
             kind: Kind::Refusal { bytes },
@@ -79,21 +68,32 @@ where
         let Some(ticket) = open.as_mut() else {
             return Poll::Ready(polled);
         };
-        match &polled {
+        let ended = match &polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    let complete = ticket.data(data.len());
-                    if complete || inner.is_end_stream() {
-                        open.take().into_iter().for_each(|ticket| ticket.end(None));
+                    let complete = ticket.data(data.len()) || inner.is_end_stream();
+                    if complete {
+                        ticket.end(None);
                     }
+                    complete
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    open.take()
-                        .into_iter()
-                        .for_each(|ticket| ticket.end(Some(trailers)));
+                    ticket.end(Some(trailers));
+                    true
+                } else {
+                    false
                 }
             }
-            Some(Err(_)) => open.take().into_iter().for_each(Ticket::fail),
-            None => open.take().into_iter().for_each(|ticket| ticket.end(None)),
+            Some(Err(_)) => {
+                ticket.fail();
+                true
+            }
+            None => {
+                ticket.end(None);
+                true
+            }
+        };
+        if ended {
+            *open = None;
         }
         Poll::Ready(polled)
     }

@@ -69,7 +69,7 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (inner, ticket, echo) = match self.project().way.project() {
+        let (inner, open, echo) = match self.project().way.project() {
             WayProjection::Inner {
                 inner,
                 ticket,
@@ -82,11 +82,11 @@ where
                 };
             }
         };
-        let result = ready!(Unwinding::guard(ticket, || inner.poll(cx)));
+        let result = ready!(Unwinding::guard(open, || inner.poll(cx)));
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                if let Some(ticket) = ticket.take() {
+                if let Some(mut ticket) = open.take() {
                     ticket.fail();
                 }
                 return Poll::Ready(Err(error));
@@ -98,10 +98,17 @@ where
                 response.headers_mut().insert(name, value);
             }
         }
-        let ticket = ticket.take().and_then(|ticket| {
+        if let Some(ticket) = open {
             let detail = response.extensions().get::<ErrorDetail>();
-            ticket.response(response.status(), response.headers(), detail)
-        });
+            let body_ended = response.body().is_end_stream();
+            let ended = ticket.response(response.status(), response.headers(), detail);
+            // A body that has ended already may never be polled.
+            if ended || body_ended {
+                ticket.end(None);
+                *open = None;
+            }
+        }
+        let ticket = open.take();
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, ticket))))
     }
 }

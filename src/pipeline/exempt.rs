@@ -14,6 +14,11 @@ pub(crate) const DEFAULT: [&str; 6] = [
 pub(crate) struct Exempt {
     exact: Vec<Box<str>>,
     prefixes: Vec<Box<str>>,
+    /// For each byte that may follow the first slash, whether a pattern has it there: one look spares most
+    /// requests all comparisons.
+    second_byte: [bool; 256],
+    /// Whether a pattern is so short that it has no second byte.
+    any: bool,
 }
 
 impl Exempt {
@@ -24,6 +29,8 @@ impl Exempt {
         let mut exempt = Self {
             exact: Vec::new(),
             prefixes: Vec::new(),
+            second_byte: [false; 256],
+            any: false,
         };
         let mut problems = Vec::new();
         for pattern in patterns {
@@ -36,7 +43,13 @@ impl Exempt {
                 problems.push(format!(
                     "exempt: {pattern:?} is not a path; use `/healthz`, or `/internal/*` for everything below"
                 ));
-            } else if any_rest {
+                continue;
+            }
+            match path.as_bytes().get(1) {
+                Some(byte) => exempt.second_byte[usize::from(*byte)] = true,
+                None => exempt.any = true,
+            }
+            if any_rest {
                 exempt.prefixes.push(path.into());
             } else {
                 exempt.exact.push(path.into());
@@ -51,6 +64,14 @@ impl Exempt {
 
     #[inline]
     pub(crate) fn matches(&self, path: &str) -> bool {
+        let may = path
+            .as_bytes()
+            .get(1)
+            .is_some_and(|byte| self.second_byte[usize::from(*byte)]);
+        (may || self.any) && self.compare(path)
+    }
+
+    fn compare(&self, path: &str) -> bool {
         self.exact.iter().any(|exact| **exact == *path)
             || self
                 .prefixes
@@ -86,6 +107,13 @@ mod tests {
         ] {
             assert!(!exempt.matches(path), "{path}");
         }
+    }
+
+    #[test]
+    fn the_root_can_be_exempt_and_so_can_everything() {
+        let root = Exempt::new(["/"]).unwrap();
+        assert!(root.matches("/") && !root.matches("/v1"));
+        assert!(Exempt::new(["/*"]).unwrap().matches("/v1"));
     }
 
     #[test]

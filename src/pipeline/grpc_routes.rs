@@ -1,5 +1,6 @@
-//! gRPC methods as routes. A path is what the client sends, so a method is a route only once the service has
-//! answered it with something other than UNIMPLEMENTED.
+//! gRPC methods as routes. A path is what the client sends, so a method is a route only once the service has given
+//! it an answer that only a method gives: neither UNIMPLEMENTED nor what an interceptor says to any path
+//! (UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED).
 
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};

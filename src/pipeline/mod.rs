@@ -25,7 +25,7 @@ use crate::classify::{Classify, declared_length};
 use crate::clock::{Ticker, Timestamp};
 use crate::identify::{Head, Identify, Identity};
 use crate::record::route::RouteRef;
-use crate::record::sample::trace_id;
+use crate::record::sample::TraceId;
 use crate::registry::entry::{Entry, Trust};
 use crate::registry::faces::Face;
 use crate::registry::{Place, Registry, Who};
@@ -53,8 +53,6 @@ pub(crate) struct Core {
     pub(crate) peer: Option<Box<PeerFn>>,
     pub(crate) cost: Option<Box<CostFn>>,
     pub(crate) admission: Admission,
-    #[cfg(feature = "config")]
-    pub(crate) config: crate::config::Config,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
 }
@@ -95,8 +93,6 @@ impl Core {
             peer: None,
             cost: None,
             admission,
-            #[cfg(feature = "config")]
-            config: crate::config::Config::default(),
             grpc_routes: GrpcRoutes::default(),
             hook_panicked: AtomicBool::new(false),
         }
@@ -116,7 +112,14 @@ impl Core {
         let head = Head::new(request, self.registry.roster(), now);
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
-        let place = self.place(&head, route, gate == Gate::Guarded, now);
+        let guarded = gate == Gate::Guarded;
+        let exempt = self.exempt.matches(head.uri().path());
+        let place = if exempt {
+            let who = Who::ours(EXEMPT, Source::None);
+            self.registry.place(&who, route, false, now)
+        } else {
+            self.place(&head, route, guarded, now)
+        };
         // Hardly a GET has a body: it does not pay for the look.
         let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
         let length = if bodyless {
@@ -127,7 +130,9 @@ impl Core {
         let trace_id = head
             .headers()
             .get(&TRACEPARENT)
-            .map_or(0, |value| trace_id(value.as_bytes()));
+            .map_or_else(TraceId::default, |value| {
+                TraceId::in_traceparent(value.as_bytes())
+            });
         let Place {
             lane,
             tracked,
@@ -176,7 +181,7 @@ impl Core {
         if learn {
             ticket.learn_route(request.uri().path(), Arc::clone(self));
         }
-        if self.late_identity {
+        if self.late_identity && !exempt {
             let slot = ticket.await_identity(Arc::clone(self));
             request.extensions_mut().insert(slot);
         }
@@ -270,16 +275,6 @@ impl Core {
         with_entry: bool,
         now: Timestamp,
     ) -> Place {
-        let ours = |name, source| Who {
-            trust: Trust::Ours,
-            name,
-            provenance: Provenance::Unknown,
-            source,
-        };
-        if self.exempt.matches(head.uri().path()) {
-            let exempt = ours(EXEMPT, Source::None);
-            return self.registry.place(&exempt, route, false, now);
-        }
         let identity = self.identify(head);
         let who = match &identity {
             Some(identity) if identity.is_named() => Who {
@@ -291,14 +286,14 @@ impl Core {
                 provenance: identity.provenance(),
                 source: identity.source(),
             },
-            Some(identity) if identity.is_invalid() => ours(INVALID, Source::Invalid),
+            Some(identity) if identity.is_invalid() => Who::ours(INVALID, Source::Invalid),
             Some(identity) => {
                 self.count_face(head);
-                ours(UNKNOWN, identity.source())
+                Who::ours(UNKNOWN, identity.source())
             }
             None => {
                 self.count_face(head);
-                ours(UNKNOWN, Source::None)
+                Who::ours(UNKNOWN, Source::None)
             }
         };
         self.registry.place(&who, route, with_entry, now)
@@ -306,9 +301,11 @@ impl Core {
 
     #[inline]
     fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
-        self.sources
-            .iter()
-            .find_map(|source| self.hook(|| source.identify(head)).flatten())
+        // A source that panics is broken, not silent: no weaker one is asked.
+        self.sources.iter().find_map(|source| {
+            self.hook(|| source.identify(head))
+                .unwrap_or_else(|| Some(Identity::unknown()))
+        })
     }
 
     /// Calls code of the user's. A panic in it is said once, and the request goes on without an answer: an

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::outcome::{Class, ErrorDetail, Reason};
 use crate::record::lane::{Lane, Settlement};
 use crate::record::route::RouteRef;
-use crate::record::sample::{FailedRequest, short};
+use crate::record::sample::{FailedRequest, TraceId, short};
 use crate::registry::entry::Entry;
 
 /// An open request: counted as started, not yet as ended.
@@ -30,7 +30,7 @@ pub(crate) struct Ticket {
     /// How much of the declared length of the response is still to come.
     expected: Option<u64>,
     status: Option<StatusCode>,
-    trace_id: u128,
+    trace_id: TraceId,
     rare: Option<Box<Rare>>,
     settled: bool,
     /// What the request holds of limits, until it ends.
@@ -68,7 +68,7 @@ impl Ticket {
         begun: Timestamp,
         classify: Classify,
         request_bytes: u64,
-        trace_id: u128,
+        trace_id: TraceId,
     ) -> Self {
         lane.start();
         Self {
@@ -120,41 +120,41 @@ impl Ticket {
         slot
     }
 
-    /// The head of the response is there. Returns the ticket while there is a body whose end counts.
+    /// The head of the response is there. Says whether the request has ended with it.
     #[inline]
     pub(crate) fn response(
-        mut self,
+        &mut self,
         status: StatusCode,
         headers: &HeaderMap,
         detail: Option<&ErrorDetail>,
-    ) -> Option<Self> {
+    ) -> bool {
         let Stage::Request(classify) = std::mem::replace(&mut self.stage, Stage::Over) else {
-            return Some(self);
+            return false;
         };
-        self.settle_identity();
+        if self.rare.is_some() {
+            self.settle_identity();
+        }
         self.status = Some(status);
         if let Some(detail) = detail {
             self.rare().detail = Some(detail.clone());
         }
         let now = self.place.lane.ticker.now();
         self.place.lane.first_byte(now.since(self.begun));
-        match classify.response(status, headers, detail) {
-            ClassifyResponse::Ended(verdict) => {
-                self.settle(verdict, now);
-                None
-            }
+        let verdict = match classify.response(status, headers, detail) {
+            ClassifyResponse::Ended(verdict) => verdict,
             ClassifyResponse::Body(eos) => {
                 if !eos.awaits_trailers() {
                     self.expected = declared_length(headers);
-                    if self.expected == Some(0) {
-                        self.settle(eos.end(None), now);
-                        return None;
-                    }
                 }
-                self.stage = Stage::Response(eos);
-                Some(self)
+                if self.expected != Some(0) {
+                    self.stage = Stage::Response(eos);
+                    return false;
+                }
+                eos.end(None)
             }
-        }
+        };
+        self.settle(verdict, now);
+        true
     }
 
     /// A frame of data has passed. Says whether it was the last, as far as the declared length goes.
@@ -175,7 +175,7 @@ impl Ticket {
 
     /// The body has ended.
     #[inline]
-    pub(crate) fn end(mut self, trailers: Option<&HeaderMap>) {
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
         if let Stage::Response(eos) = std::mem::replace(&mut self.stage, Stage::Over) {
             let now = self.place.lane.ticker.now();
             self.settle(eos.end(trailers), now);
@@ -183,7 +183,7 @@ impl Ticket {
     }
 
     /// The inner service returned an error or panicked, or the body did.
-    pub(crate) fn fail(mut self) {
+    pub(crate) fn fail(&mut self) {
         let now = self.place.lane.ticker.now();
         self.settle(Verdict::of(Class::Failed), now);
     }
@@ -291,7 +291,7 @@ impl<'a> Unwinding<'a> {
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.0.take() {
+        if let Some(mut ticket) = self.0.take() {
             ticket.fail();
         }
     }

@@ -45,6 +45,7 @@ pub(crate) fn add(cell: &AtomicU64, by: u64, own: bool) {
 
 /// A histogram that is written on the request path.
 #[derive(Debug)]
+#[repr(C)] // what a quick request writes lies in one cache line
 pub(crate) struct HistogramCells {
     /// Requests; written last, so that a reader who sees it sees the rest.
     count: AtomicU64,
@@ -62,10 +63,41 @@ impl Default for HistogramCells {
     }
 }
 
+/// The bucket of a time. The position of its highest bit leaves a choice of at most three.
 #[inline]
 fn bucket_of(nanos: u64) -> usize {
-    BOUNDS_US.partition_point(|bound| bound * 1_000 < nanos)
+    let mut bucket = usize::from(LOWEST[(64 - nanos.leading_zeros()) as usize]);
+    while bucket < BOUNDS_US.len() && BOUNDS_NANOS[bucket] < nanos {
+        bucket += 1;
+    }
+    bucket
 }
+
+static BOUNDS_NANOS: [u64; BUCKETS - 1] = {
+    let mut bounds = BOUNDS_US;
+    let mut index = 0;
+    while index < bounds.len() {
+        bounds[index] *= 1_000;
+        index += 1;
+    }
+    bounds
+};
+
+/// For every number of significant bits, the lowest bucket of such times.
+static LOWEST: [u8; 65] = {
+    let mut lowest = [0; 65];
+    let mut bits = 1;
+    while bits <= 64 {
+        let least = 1u64 << (bits - 1);
+        let mut bucket = 0;
+        while bucket < BOUNDS_US.len() && BOUNDS_US[bucket] * 1_000 < least {
+            bucket += 1;
+        }
+        lowest[bits] = bucket as u8;
+        bits += 1;
+    }
+    lowest
+};
 
 impl HistogramCells {
     #[inline]
@@ -148,7 +180,9 @@ impl Histogram {
     /// Hands at most `limit` samples to `sink` as (seconds, how many) and returns what was handed over.
     ///
     /// Every sample stays in its bucket, and the values add up to the true sum: with all buckets' samples at
-    /// the same fraction of their bucket, there is one fraction that gives it.
+    /// the same fraction of their bucket, there is one fraction that gives it. Where a reading caught a sample
+    /// whose time was not written yet (or the reverse), there is none; what is handed then has the sum that it
+    /// has, and the difference is made up for by the samples that come next.
     pub(crate) fn drain(&self, limit: u64, mut sink: impl FnMut(f64, u64)) -> Self {
         let mut handed = Self::default();
         let count = self.count();
@@ -158,14 +192,15 @@ impl Histogram {
         let mut room = limit;
         let fraction = self.fraction();
         let last = BUCKETS - 1;
-        let mut rest = self.sum_nanos as f64 / 1e9;
+        let sum = self.signed_sum();
+        let mut rest = sum;
         for (index, &samples) in self.buckets.iter().enumerate() {
             let samples = samples.min(room);
             if samples == 0 {
                 continue;
             }
             room -= samples;
-            let (lower, upper) = bounds(index);
+            let (lower, upper) = BOUNDS[index];
             let value = if index == last {
                 (rest / samples as f64).max(upper)
             } else {
@@ -175,20 +210,24 @@ impl Histogram {
             sink(value, samples);
             handed.buckets[index] = samples;
         }
-        // Where the limit cut, the sum is split alike; what is left keeps a sum that fits it.
-        let done = handed.count();
-        handed.sum_nanos = if done == count {
+        let is_rounding = rest.abs() < 1e-6;
+        handed.sum_nanos = if is_rounding && handed.count() == count {
             self.sum_nanos
         } else {
-            (self.sum_nanos as f64 * (done as f64 / count as f64)) as u64
+            (((sum - rest) * 1e9).round() as i64).cast_unsigned()
         };
         handed
+    }
+
+    /// The sum in seconds; of a difference it may be negative.
+    fn signed_sum(&self) -> f64 {
+        self.sum_nanos.cast_signed() as f64 / 1e9
     }
 
     fn fraction(&self) -> f64 {
         let (mut lowest, mut width) = (0.0, 0.0);
         for (index, &samples) in self.buckets.iter().enumerate().take(BUCKETS - 1) {
-            let (lower, upper) = bounds(index);
+            let (lower, upper) = BOUNDS[index];
             lowest += lower * samples as f64;
             width += (upper - lower) * samples as f64;
         }
@@ -196,7 +235,7 @@ impl Histogram {
             return 0.5;
         }
         // A value at the lower bound would count one bucket lower.
-        ((self.sum_nanos as f64 / 1e9 - lowest) / width).clamp(1e-3, 1.0)
+        ((self.signed_sum() - lowest) / width).clamp(1e-3, 1.0)
     }
 
     /// The time, in seconds, below which the share `q` of the samples lies; interpolated within a bucket.
@@ -211,7 +250,7 @@ impl Histogram {
         for (index, &samples) in self.buckets.iter().enumerate() {
             let samples = samples as f64;
             if samples > 0.0 && below + samples >= rank {
-                let (lower, upper) = bounds(index);
+                let (lower, upper) = BOUNDS[index];
                 return Some(lower + (upper - lower) * ((rank - below) / samples).clamp(0.0, 1.0));
             }
             below += samples;
@@ -220,16 +259,23 @@ impl Histogram {
     }
 }
 
-/// The bounds of a bucket in seconds; the last one has no upper bound, so its lower one stands for both.
-fn bounds(index: usize) -> (f64, f64) {
-    let seconds = |micros: u64| micros as f64 / 1e6;
-    let lower = index
-        .checked_sub(1)
-        .and_then(|below| BOUNDS_US.get(below))
-        .copied()
-        .map_or(0.0, seconds);
-    (lower, BOUNDS_US.get(index).copied().map_or(lower, seconds))
-}
+/// Lower and upper bound of every bucket in seconds; the last one has no upper bound, so its lower one stands for both.
+static BOUNDS: [(f64, f64); BUCKETS] = {
+    let mut bounds = [(0.0, 0.0); BUCKETS];
+    let mut index = 0;
+    let mut lower = 0.0;
+    while index < BUCKETS {
+        let upper = if index < BOUNDS_US.len() {
+            BOUNDS_US[index] as f64 / 1e6
+        } else {
+            lower
+        };
+        bounds[index] = (lower, upper);
+        lower = upper;
+        index += 1;
+    }
+    bounds
+};
 
 #[cfg(test)]
 mod tests {
@@ -247,6 +293,18 @@ mod tests {
             assert!(BOUNDS_US.contains(&((bound * 1e6) as u64)), "{bound}");
         }
         assert!(BOUNDS_US.is_sorted());
+    }
+
+    #[test]
+    fn every_time_is_in_the_bucket_that_its_bounds_say() {
+        let near_bounds = BOUNDS_NANOS
+            .iter()
+            .flat_map(|bound| [bound - 1, *bound, bound + 1]);
+        let near_powers = (0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+        for nanos in near_bounds.chain(near_powers).chain([u64::MAX]) {
+            let expected = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+            assert_eq!(bucket_of(nanos), expected, "{nanos}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::histogram::{Histogram, HistogramCells, add};
-use super::route::Route;
+use super::route::{Route, RouteHash};
 use super::row::Row;
 use crate::caller::{Provenance, Source};
 use crate::clock::Ticker;
@@ -47,33 +47,67 @@ pub(crate) struct Settlement {
 pub(crate) struct Lane {
     pub(crate) row: Arc<Row>,
     pub(crate) route: Arc<Route>,
+    pub(crate) ticker: Ticker,
     pub(crate) source: Source,
     pub(crate) provenance: Provenance,
-    pub(crate) ticker: Ticker,
     owner: u32,
+    route_hash: RouteHash,
     /// The lane of the same row, route and source that nobody owns; `None` in that lane itself.
     shared: Option<Arc<Self>>,
+    cells: Cells,
+}
+
+/// What is written. A request that ends well touches three cache lines of it.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct Cells {
     started: AtomicU64,
-    /// Requests that a late identity took to another row.
-    moved: AtomicU64,
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
-    classes: [OnceLock<Box<HistogramCells>>; Class::COUNT],
-    first_byte: OnceLock<Box<HistogramCells>>,
+    /// Requests that a late identity took to another row.
+    moved: AtomicU64,
+    /// Time to the head of the response.
+    first_byte: HistogramCells,
+    /// Time to the end of requests of class `ok`.
+    ok: HistogramCells,
+    /// The same for the other classes, once there is a request of theirs.
+    rest: [OnceLock<Box<HistogramCells>>; Class::COUNT - 1],
     refusals: OnceLock<Box<Refusals>>,
 }
 
 /// Requests that were refused, and that would have been in shadow, by reason.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals {
+struct Refusals {
     refused: [AtomicU64; Reason::COUNT],
     would_refuse: [AtomicU64; Reason::COUNT],
+}
+
+impl Cells {
+    fn class(&self, class: usize) -> Option<&HistogramCells> {
+        match class.checked_sub(1) {
+            None => Some(&self.ok),
+            Some(rest) => self.rest.get(rest)?.get().map(|cells| &**cells),
+        }
+    }
+
+    #[inline]
+    fn class_or_new(&self, class: usize) -> &HistogramCells {
+        match class.checked_sub(1).and_then(|rest| self.rest.get(rest)) {
+            None => &self.ok,
+            Some(rest) => rest.get_or_init(Box::default),
+        }
+    }
+
+    fn refusals(&self) -> &Refusals {
+        self.refusals.get_or_init(Box::default)
+    }
 }
 
 impl Lane {
     pub(crate) fn shared(
         row: Arc<Row>,
         route: Arc<Route>,
+        route_hash: RouteHash,
         source: Source,
         provenance: Provenance,
         ticker: Ticker,
@@ -81,18 +115,13 @@ impl Lane {
         Self {
             row,
             route,
+            ticker,
             source,
             provenance,
-            ticker,
             owner: SHARED,
+            route_hash,
             shared: None,
-            started: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            request_bytes: AtomicU64::new(0),
-            response_bytes: AtomicU64::new(0),
-            classes: [const { OnceLock::new() }; Class::COUNT],
-            first_byte: OnceLock::new(),
-            refusals: OnceLock::new(),
+            cells: Cells::default(),
         }
     }
 
@@ -104,11 +133,22 @@ impl Lane {
             ..Self::shared(
                 Arc::clone(&shared.row),
                 Arc::clone(&shared.route),
+                shared.route_hash,
                 shared.source,
                 shared.provenance,
                 shared.ticker.clone(),
             )
         }
+    }
+
+    /// Whether requests on this route from this source belong here.
+    #[inline]
+    pub(crate) fn is_for(&self, route: RouteHash, source: Source, provenance: Provenance) -> bool {
+        self.route_hash == route && self.source == source && self.provenance == provenance
+    }
+
+    pub(crate) fn route_hash(&self) -> RouteHash {
+        self.route_hash
     }
 
     pub(crate) fn owner(&self) -> u32 {
@@ -132,24 +172,19 @@ impl Lane {
     #[inline]
     pub(crate) fn start(&self) {
         let (lane, own) = self.mine();
-        add(&lane.started, 1, own);
+        add(&lane.cells.started, 1, own);
     }
 
     /// Takes back a start, because the request belongs to another row from now on.
     pub(crate) fn move_away(&self) {
         let (lane, own) = self.mine();
-        add(&lane.moved, 1, own);
+        add(&lane.cells.moved, 1, own);
     }
 
     /// Counts a request that was refused, after its start.
     pub(crate) fn refuse(&self, reason: Reason) {
         let (lane, own) = self.mine();
-        if let Some(count) = lane
-            .refusals
-            .get_or_init(Box::default)
-            .refused
-            .get(reason.index())
-        {
+        if let Some(count) = lane.cells.refusals().refused.get(reason.index()) {
             add(count, 1, own);
         }
     }
@@ -157,12 +192,7 @@ impl Lane {
     /// Counts a request that was let in and would have been refused, were its limit enforced.
     pub(crate) fn would_refuse(&self, reason: Reason) {
         let (lane, own) = self.mine();
-        if let Some(count) = lane
-            .refusals
-            .get_or_init(Box::default)
-            .would_refuse
-            .get(reason.index())
-        {
+        if let Some(count) = lane.cells.refusals().would_refuse.get(reason.index()) {
             add(count, 1, own);
         }
     }
@@ -173,7 +203,7 @@ impl Lane {
         refused: &mut [u64; Reason::COUNT],
         would: &mut [u64; Reason::COUNT],
     ) {
-        let Some(refusals) = self.refusals.get() else {
+        let Some(refusals) = self.cells.refusals.get() else {
             return;
         };
         let add = |sums: &mut [u64; Reason::COUNT], counts: &[AtomicU64; Reason::COUNT]| {
@@ -188,89 +218,85 @@ impl Lane {
     #[inline]
     pub(crate) fn first_byte(&self, took: Duration) {
         let (lane, own) = self.mine();
-        lane.first_byte.get_or_init(Box::default).record(took, own);
+        lane.cells.first_byte.record(took, own);
     }
 
     #[inline]
     pub(crate) fn settle(&self, settlement: Settlement) {
         let (lane, own) = self.mine();
+        let cells = &lane.cells;
         if settlement.request_bytes > 0 {
-            add(&lane.request_bytes, settlement.request_bytes, own);
+            add(&cells.request_bytes, settlement.request_bytes, own);
         }
         if settlement.response_bytes > 0 {
-            add(&lane.response_bytes, settlement.response_bytes, own);
+            add(&cells.response_bytes, settlement.response_bytes, own);
         }
-        if let Some(cells) = lane.classes.get(settlement.class.index()) {
-            cells.get_or_init(Box::default).record(settlement.took, own);
-        }
+        cells
+            .class_or_new(settlement.class.index())
+            .record(settlement.took, own);
     }
 
     /// Requests that ended with `class`.
     #[inline]
     pub(crate) fn ended(&self, class: usize) -> u64 {
-        self.classes
-            .get(class)
-            .and_then(OnceLock::get)
-            .map_or(0, |cells| cells.count())
+        self.cells.class(class).map_or(0, HistogramCells::count)
     }
 
     pub(crate) fn read_latency(&self, class: usize, total: &mut Histogram) {
-        if let Some(cells) = self.classes.get(class).and_then(OnceLock::get) {
+        if let Some(cells) = self.cells.class(class) {
             cells.read_into(total);
         }
     }
 
     pub(crate) fn first_bytes(&self) -> u64 {
-        self.first_byte.get().map_or(0, |cells| cells.count())
+        self.cells.first_byte.count()
     }
 
     pub(crate) fn read_first_byte(&self, total: &mut Histogram) {
-        if let Some(cells) = self.first_byte.get() {
-            cells.read_into(total);
-        }
+        self.cells.first_byte.read_into(total);
     }
 
     /// Requests that began here and were not moved away. Read it after [`Lane::ended`], so that what has ended
     /// has begun.
     pub(crate) fn started(&self) -> u64 {
-        let moved = self.moved.load(Ordering::Acquire);
-        self.started.load(Ordering::Acquire).wrapping_sub(moved)
+        let moved = self.cells.moved.load(Ordering::Acquire);
+        self.ever_started().wrapping_sub(moved)
     }
 
     /// Requests that began here, wherever they ended.
     pub(crate) fn ever_started(&self) -> u64 {
-        self.started.load(Ordering::Acquire)
+        self.cells.started.load(Ordering::Acquire)
     }
 
     pub(crate) fn bytes(&self) -> (u64, u64) {
+        let read = |cell: &AtomicU64| cell.load(Ordering::Acquire);
         (
-            self.request_bytes.load(Ordering::Acquire),
-            self.response_bytes.load(Ordering::Acquire),
+            read(&self.cells.request_bytes),
+            read(&self.cells.response_bytes),
         )
     }
 
     /// Takes over the counts of a lane whose owner is gone.
     pub(crate) fn absorb(&self, other: &Self) {
-        for (mine, theirs) in self.classes.iter().zip(&other.classes) {
-            if let Some(theirs) = theirs.get() {
-                mine.get_or_init(Box::default).absorb(theirs);
+        let (mine, theirs) = (&self.cells, &other.cells);
+        for class in 0..Class::COUNT {
+            if let Some(theirs) = theirs.class(class) {
+                mine.class_or_new(class).absorb(theirs);
             }
         }
-        if let Some(theirs) = other.first_byte.get() {
-            self.first_byte.get_or_init(Box::default).absorb(theirs);
-        }
-        if let Some(theirs) = other.refusals.get() {
-            let mine = self.refusals.get_or_init(Box::default);
+        mine.first_byte.absorb(&theirs.first_byte);
+        if let Some(theirs) = theirs.refusals.get() {
+            let mine = mine.refusals();
             let pairs = mine.refused.iter().zip(&theirs.refused);
             for (mine, theirs) in pairs.chain(mine.would_refuse.iter().zip(&theirs.would_refuse)) {
                 add(mine, theirs.load(Ordering::Acquire), false);
             }
         }
         let (request, response) = other.bytes();
-        add(&self.request_bytes, request, false);
-        add(&self.response_bytes, response, false);
-        add(&self.moved, other.moved.load(Ordering::Acquire), false);
-        add(&self.started, other.started.load(Ordering::Acquire), false);
+        add(&mine.request_bytes, request, false);
+        add(&mine.response_bytes, response, false);
+        add(&mine.moved, theirs.moved.load(Ordering::Acquire), false);
+        add(&mine.started, other.ever_started(), false);
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is recorded of a caller: cells that the request path writes ([`lane`]), sums over them ([`row`]), time
-//! series ([`window`]), the last failures ([`sample`]), and the flush to the `metrics` facade ([`handles`]).
+//! series ([`window`]), the last failures ([`sample`]), and the [`flush`] to the `metrics` facade ([`handles`]).
 
 pub(crate) mod bounded;
+pub(crate) mod flush;
 pub(crate) mod handles;
 pub(crate) mod histogram;
 pub(crate) mod lane;

@@ -1,12 +1,13 @@
 //! Everything that is recorded of one caller who has a row of its own, or of those who share one.
 
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
-use super::handles::RowHandles;
+use super::flush::RowHandles;
 use super::histogram::Histogram;
 use super::lane::{Lane, SHARED};
-use super::route::{Route, RouteRef};
+use super::route::{Route, RouteHash, RouteRef};
 use super::sample::{DETAILS, Detail, FailedRequest, Samples};
 use super::window::Series;
 use crate::caller::{Provenance, Source};
@@ -87,7 +88,7 @@ impl Row {
     /// or else the one that all may write. `None` where there is none yet.
     pub(crate) fn lane(
         &self,
-        route: RouteRef<'_>,
+        route: RouteHash,
         source: Source,
         provenance: Provenance,
         owner: u32,
@@ -96,57 +97,38 @@ impl Row {
         find(&lanes, route, source, provenance, owner)
     }
 
-    /// Makes the lane that all may write, unless there is one. `admit` says whether there is room for one more
-    /// pair of caller and route; where there is not, the pair with route `__other__` takes the request.
+    /// Makes the lane that all may write, unless there is one. Says whether the row has a new route with it.
     pub(crate) fn add_lane(
         self: &Arc<Self>,
-        route: RouteRef<'_>,
+        (route, hash): (RouteRef<'_>, RouteHash),
         source: Source,
         provenance: Provenance,
         ticker: &Ticker,
-        admit: impl FnOnce() -> bool,
-    ) -> Arc<Lane> {
+    ) -> (Arc<Lane>, bool) {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lane) = find(&lanes, route, source, provenance, SHARED) {
-            return lane;
+        if let Some(lane) = find(&lanes, hash, source, provenance, SHARED) {
+            return (lane, false);
         }
-        let is_special = route == RouteRef::OTHER || route == RouteRef::UNMATCHED;
-        let same = lanes
-            .iter()
-            .find(|lane| lane.route.is(route))
-            .map(|lane| Arc::clone(&lane.route));
-        let kept = match same {
-            Some(kept) => kept,
-            None if is_special || admit() => Arc::new(Route::from(route)),
-            None => {
-                if let Some(lane) = find(&lanes, RouteRef::OTHER, source, provenance, SHARED) {
-                    return lane;
-                }
-                lanes
-                    .iter()
-                    .find(|lane| lane.route.is(RouteRef::OTHER))
-                    .map_or_else(
-                        || Arc::new(Route::from(RouteRef::OTHER)),
-                        |lane| Arc::clone(&lane.route),
-                    )
-            }
-        };
-        let lane = Arc::new(Lane::shared(
-            Arc::clone(self),
-            kept,
-            source,
-            provenance,
-            ticker.clone(),
-        ));
+        let same = lanes.iter().find(|lane| lane.route_hash() == hash);
+        let is_new = same.is_none();
+        let route = same.map_or_else(
+            || Arc::new(Route::from(route)),
+            |lane| Arc::clone(&lane.route),
+        );
+        let (row, ticker) = (Arc::clone(self), ticker.clone());
+        let lane = Arc::new(Lane::shared(row, route, hash, source, provenance, ticker));
         lanes.push(Arc::clone(&lane));
-        lane
+        (lane, is_new)
+    }
+
+    pub(crate) fn has_route(&self, route: RouteHash) -> bool {
+        self.with_lanes(|lanes| lanes.iter().any(|lane| lane.route_hash() == route))
     }
 
     /// A lane beside `shared` that thread `owner` alone writes; for callers who are hot on that thread.
     pub(crate) fn own_lane(&self, shared: &Arc<Lane>, owner: u32) -> Arc<Lane> {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
-        let (route, source, provenance) =
-            (shared.route.borrowed(), shared.source, shared.provenance);
+        let (route, source, provenance) = (shared.route_hash(), shared.source, shared.provenance);
         let found =
             find(&lanes, route, source, provenance, owner).filter(|lane| lane.owner() == owner);
         found.unwrap_or_else(|| {
@@ -162,6 +144,8 @@ impl Row {
         // Under the write lock nobody can take a lane from this list, so a count of one stays one.
         lanes.retain(|lane| match lane.unowned() {
             Some(shared) if Arc::strong_count(lane) == 1 => {
+                // The count is read without order: see everything that the last holder wrote before it let go.
+                fence(Ordering::Acquire);
                 shared.absorb(lane);
                 false
             }
@@ -169,12 +153,16 @@ impl Row {
         });
     }
 
-    /// Whether only the row itself holds its lanes, so that nothing can be counted here any more.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether only the row itself holds its lanes, and only they and the asker hold the row, so that nothing can be
+    /// counted here any more: whoever has the entry that led here may still be about to take a lane.
+    pub(crate) fn is_at_rest(self: &Arc<Self>) -> bool {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        lanes
-            .iter()
-            .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1)
+        let is_at_rest = Arc::strong_count(self) == 1 + lanes.len()
+            && lanes
+                .iter()
+                .all(|lane| lane.unowned().is_none() && Arc::strong_count(lane) == 1);
+        fence(Ordering::Acquire);
+        is_at_rest
     }
 
     /// Breaks the circle of row and lanes, once nothing is counted here any more.
@@ -283,7 +271,9 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
     }
     for lane in lanes {
         let (request, response) = lane.bytes();
-        totals.started += lane.started();
+        // A request that is moved away on another thread than it began on is taken off the lane that all write,
+        // where fewer may have begun: only the sum is never negative.
+        totals.started = totals.started.wrapping_add(lane.started());
         totals.request_bytes += request;
         totals.response_bytes += response;
     }
@@ -292,14 +282,14 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
 
 fn find(
     lanes: &[Arc<Lane>],
-    route: RouteRef<'_>,
+    route: RouteHash,
     source: Source,
     provenance: Provenance,
     owner: u32,
 ) -> Option<Arc<Lane>> {
     let mut shared = None;
     for lane in lanes {
-        if lane.source == source && lane.provenance == provenance && lane.route.is(route) {
+        if lane.is_for(route, source, provenance) {
             if lane.owner() == owner {
                 return Some(Arc::clone(lane));
             }
@@ -338,13 +328,9 @@ mod tests {
 
     fn lane(row: &Arc<Row>) -> Arc<Lane> {
         let ticker = Ticker::Monotonic(MonotonicClock::new());
-        row.add_lane(
-            RouteRef::UNMATCHED,
-            Source::Header,
-            Provenance::Claimed,
-            &ticker,
-            || true,
-        )
+        let route = (RouteRef::UNMATCHED, RouteHash(0));
+        row.add_lane(route, Source::Header, Provenance::Claimed, &ticker)
+            .0
     }
 
     #[test]
@@ -377,27 +363,5 @@ mod tests {
         assert_eq!(row.totals(), before);
         assert_eq!(row.latency(Class::Validation).count(), 10);
         assert_eq!(row.first_byte().count(), 10);
-    }
-
-    #[test]
-    fn routes_without_room_share_one() {
-        let row = Arc::new(Row::new("a", true));
-        let ticker = Ticker::Monotonic(MonotonicClock::new());
-        for template in ["/a", "/b", "/c"] {
-            let route = RouteRef::new(&http::Method::GET, template);
-            let admit = || template == "/a";
-            let lane = row.add_lane(route, Source::Header, Provenance::Claimed, &ticker, admit);
-            lane.settle(settlement(Class::Ok));
-        }
-        let mut labels: Vec<_> = row
-            .routes()
-            .into_iter()
-            .map(|(route, counts)| (route.to_string(), counts[0]))
-            .collect();
-        labels.sort();
-        assert_eq!(
-            labels,
-            [("GET /a".to_string(), 1), ("__other__".to_string(), 2)]
-        );
     }
 }

@@ -22,8 +22,7 @@ pub(crate) struct FailedRequest {
     pub(crate) status: Option<u16>,
     pub(crate) class: Class,
     pub(crate) code: Option<Box<str>>,
-    /// The trace id of `traceparent`; 0 where there was none.
-    pub(crate) trace_id: u128,
+    pub(crate) trace_id: TraceId,
 }
 
 /// The last few, oldest first.
@@ -76,29 +75,29 @@ pub(crate) fn short(text: &str) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// The trace id of a W3C `traceparent`, or 0. <https://www.w3.org/TR/trace-context/#traceparent-header>
-#[inline]
-pub(crate) fn trace_id(traceparent: &[u8]) -> u128 {
-    let Some((b"-", rest)) = traceparent
-        .get(2..)
-        .and_then(|rest| rest.split_at_checked(1))
-    else {
-        return 0;
-    };
-    let Some((id, b"-")) = rest.get(..33).and_then(|rest| rest.split_at_checked(32)) else {
-        return 0;
-    };
-    let mut value: u128 = 0;
-    for digit in id {
-        // The digits are lower case: RFC 9110 aside, upper case is invalid here.
-        let nibble = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return 0,
-        };
-        value = (value << 4) | u128::from(nibble);
+/// The trace id of a request, as it stands in `traceparent`: copied on every request, read where one fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TraceId([u8; 32]);
+
+impl TraceId {
+    /// Copies the place where a W3C `traceparent` has its trace id.
+    /// <https://www.w3.org/TR/trace-context/#traceparent-header>
+    #[inline]
+    pub(crate) fn in_traceparent(traceparent: &[u8]) -> Self {
+        match traceparent {
+            [_, _, b'-', rest @ ..] if rest.get(32) == Some(&b'-') => rest
+                .first_chunk()
+                .map_or_else(Self::default, |id| Self(*id)),
+            _ => Self::default(),
+        }
     }
-    value
+
+    /// The id, if it is one: 32 digits, hexadecimal and lower case, not all of them zero.
+    pub(crate) fn read(&self) -> Option<&str> {
+        let digits = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        let is_id = self.0.iter().all(digits) && self.0.iter().any(|digit| *digit != b'0');
+        is_id.then(|| std::str::from_utf8(&self.0).ok()).flatten()
+    }
 }
 
 #[cfg(test)]
@@ -108,20 +107,27 @@ mod tests {
 
     #[test]
     fn trace_ids_are_read_strictly() {
-        let id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+        let read = |text: &str| {
+            TraceId::in_traceparent(text.as_bytes())
+                .read()
+                .map(str::to_owned)
+        };
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(
-            trace_id(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-            id
+            read(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(),
+            Some(id)
         );
         for bad in [
-            &b""[..],
-            b"00",
-            b"00-",
-            b"00-4bf92f3577b34da6a3ce929d0e0e4736",
-            b"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            b"00-4bf92f3577b34da6a3ce929d0e0e47_6-00f067aa0ba902b7-01",
+            "",
+            "00",
+            "00-",
+            &format!("00-{id}"),
+            &format!("00_{id}-00f067aa0ba902b7-01"),
+            &format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
+            &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            &format!("00-{}_-00f067aa0ba902b7-01", &id[1..]),
         ] {
-            assert_eq!(trace_id(bad), 0, "{bad:?}");
+            assert_eq!(read(bad), None, "{bad:?}");
         }
     }
 
@@ -142,7 +148,7 @@ mod tests {
                 status: Some(500),
                 class: Class::ServerError,
                 code: None,
-                trace_id: 0,
+                trace_id: TraceId::default(),
             });
         }
         let kept: Vec<_> = samples.iter().map(|failed| failed.at.as_secs()).collect();

@@ -3,11 +3,12 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::entry::{Entry, Trust};
 use crate::caller::{Caller, Provenance, Source};
 use crate::record::lane::Lane;
-use crate::record::route::RouteRef;
+use crate::record::route::RouteHash;
 
 /// Slots per thread; a power of two.
 const SLOTS: usize = 1024;
@@ -26,20 +27,23 @@ pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
     pub(crate) provenance: Provenance,
     pub(crate) source: Source,
-    pub(crate) route: RouteRef<'a>,
+    pub(crate) route: RouteHash,
 }
 
 /// What is remembered.
 pub(crate) struct Slot {
     hash: u64,
     table: u64,
-    /// What was asked for; a row that accepts claims is reached by more than one.
+    /// What was asked for: a row that accepts claims is reached by more than one, and the route `__other__` too.
     trust: Trust,
+    route: RouteHash,
     epoch: u32,
     finds: u32,
-    entry: Arc<Entry>,
+    pub(crate) entry: Arc<Entry>,
     pub(crate) lane: Arc<Lane>,
     pub(crate) caller: Caller,
+    /// Whether the lane is one of `__other__`, so that the entry counts beside it.
+    rowless: bool,
 }
 
 /// What a look-up finds.
@@ -56,39 +60,59 @@ impl Slot {
         entry: Arc<Entry>,
         lane: Arc<Lane>,
         caller: Caller,
+        rowless: bool,
     ) -> Self {
         Self {
             hash: wanted.hash,
             table: wanted.table,
             trust: wanted.trust,
+            route: wanted.route,
             epoch,
             finds: 0,
             entry,
             lane,
             caller,
+            rowless,
         }
     }
 
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.entry
+    /// The entry, where it counts what its caller has no row for.
+    #[inline]
+    pub(crate) fn tracked(&self) -> Option<&Arc<Entry>> {
+        self.rowless.then_some(&self.entry)
+    }
+
+    fn is_current(&self) -> bool {
+        self.epoch == self.entry.epoch()
     }
 
     #[inline]
     fn is(&self, wanted: &Wanted<'_>) -> bool {
         self.hash == wanted.hash
             && self.table == wanted.table
-            && self.epoch == self.entry.epoch()
+            && self.is_current()
             && self.lane.source == wanted.source
             && self.lane.provenance == wanted.provenance
             && self.trust == wanted.trust
             && self.entry.name() == wanted.name
-            && self.lane.route.is(wanted.route)
+            && self.route == wanted.route
     }
 }
 
-struct Cache(Vec<Option<Slot>>);
+/// A place that is taken is given away at every so many misses only: where more callers come than there are
+/// places, remembering one would cost more than it saves.
+const GIVE_AWAY: u32 = 8;
 
-thread_local!(static CACHE: RefCell<Cache> = const { RefCell::new(Cache(Vec::new())) });
+struct Cache {
+    slots: Vec<Option<Slot>>,
+    misses: u32,
+    /// How many of [`DEPARTURES`] this thread knows of.
+    departures: u32,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0, departures: 0 }) };
+}
 
 /// Calls `f` with what this thread remembers of `wanted`. `None` where the thread is being torn down.
 #[inline]
@@ -97,7 +121,7 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .try_with(|cache| {
             let mut cache = cache.try_borrow_mut().ok()?;
             let at = wanted.hash as usize % SLOTS;
-            Some(match cache.0.get_mut(at) {
+            Some(match cache.slots.get_mut(at) {
                 Some(Some(slot)) if slot.is(wanted) => {
                     slot.finds = slot.finds.saturating_add(1);
                     let became_hot = slot.finds == HOT;
@@ -110,15 +134,37 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
         .flatten()
 }
 
-/// Remembers `slot` in the place of whatever has the same hash.
-pub(crate) fn remember(slot: Slot) {
+/// How often a caller with a row has left a table. That is rare: a recorder cannot forget a series, so replacements
+/// are budgeted.
+static DEPARTURES: AtomicU32 = AtomicU32::new(0);
+
+/// Tells the threads that a caller with a row has left: what they remember keeps the row from being forgotten.
+pub(crate) fn caller_left() {
+    DEPARTURES.fetch_add(1, Ordering::Release);
+}
+
+/// Remembers what `slot` makes, at times in the place of something else.
+pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
     let displaced = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
-        if cache.0.is_empty() {
-            cache.0.resize_with(SLOTS, || None);
+        let cache = &mut *cache;
+        if cache.slots.is_empty() {
+            cache.slots.resize_with(SLOTS, || None);
         }
-        let at = slot.hash as usize % SLOTS;
-        cache.0.get_mut(at)?.replace(slot)
+        cache.misses = cache.misses.wrapping_add(1);
+        let departures = DEPARTURES.load(Ordering::Acquire);
+        if cache.departures != departures {
+            cache.departures = departures;
+            for slot in &mut cache.slots {
+                slot.take_if(|slot| slot.entry.is_retired());
+            }
+        }
+        let slots = cache.slots.as_mut_slice();
+        let at = hash as usize % SLOTS;
+        if slots.get(at)?.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
+            return None;
+        }
+        Some(slots.get_mut(at)?.replace(slot()))
     });
     // Dropped only now: the last owner of a table may be in it.
     drop(displaced);

@@ -1,12 +1,13 @@
 //! One caller in the table: the per-caller state of every stage, side by side.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
 use crate::admit::{Seat, Subject};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
 use crate::outcome::{Class, Reason};
+use crate::record::lane::Lane;
 use crate::record::row::{Row, Totals, lock};
 use crate::record::window::Pace;
 
@@ -22,7 +23,11 @@ pub(crate) struct Entry {
     retired: AtomicBool,
     /// Where the table's list of entries has it.
     pub(crate) slot: AtomicUsize,
+    /// Whether it has been decided that the caller has a row from the beginning, or has none.
+    pub(crate) placed: Once,
     row: OnceLock<Arc<Row>>,
+    /// The lane of the row that was asked for first: for most callers the only one, and one look.
+    first_lane: OnceLock<Arc<Lane>>,
     tally: Tally,
     pace: Mutex<Pace>,
     idle_total: AtomicU64,
@@ -58,7 +63,9 @@ impl Entry {
             epoch: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             slot: AtomicUsize::new(usize::MAX),
+            placed: Once::new(),
             row: OnceLock::new(),
+            first_lane: OnceLock::new(),
             tally: Tally::default(),
             pace: Mutex::new(Pace::new(now)),
             idle_total: AtomicU64::new(0),
@@ -102,6 +109,11 @@ impl Entry {
     #[inline]
     pub(crate) fn row(&self) -> Option<&Arc<Row>> {
         self.row.get()
+    }
+
+    #[inline]
+    pub(crate) fn first_lane(&self) -> &OnceLock<Arc<Lane>> {
+        &self.first_lane
     }
 
     /// Gives the caller a row. What was counted before stays in `__other__`.
@@ -153,19 +165,30 @@ impl Entry {
 
     /// The caller's counts, with and without a row of its own.
     pub(crate) fn totals(&self) -> Totals {
+        self.totals_and_in_other().0
+    }
+
+    /// The caller's counts, and what of them was recorded in the row `__other__`.
+    pub(crate) fn totals_and_in_other(&self) -> (Totals, Totals) {
         let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
-        for (sum, count) in totals.by_class.iter_mut().zip(&self.tally.by_class) {
-            *sum += count.load(Ordering::Acquire);
+        let mut in_other = Totals::default();
+        for (sum, count) in in_other.by_class.iter_mut().zip(&self.tally.by_class) {
+            *sum = count.load(Ordering::Acquire);
         }
-        for (sum, count) in totals.refused.iter_mut().zip(&self.tally.refused) {
-            *sum += count.load(Ordering::Acquire);
+        for (sum, count) in in_other.refused.iter_mut().zip(&self.tally.refused) {
+            *sum = count.load(Ordering::Acquire);
         }
-        for (sum, count) in totals.would_refuse.iter_mut().zip(&self.tally.would_refuse) {
-            *sum += count.load(Ordering::Acquire);
+        for (sum, count) in in_other
+            .would_refuse
+            .iter_mut()
+            .zip(&self.tally.would_refuse)
+        {
+            *sum = count.load(Ordering::Acquire);
         }
         let moved = self.tally.moved.load(Ordering::Acquire);
-        totals.started += self.tally.started.load(Ordering::Acquire) - moved;
-        totals
+        in_other.started = self.tally.started.load(Ordering::Acquire) - moved;
+        totals.add(&in_other);
+        (totals, in_other)
     }
 
     /// How much the caller weighs against others: requests, fading to a half in five minutes.

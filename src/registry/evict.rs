@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::Registry;
 use super::entry::{Entry, Trust};
+use super::{Registry, cache};
 use crate::clock::Timestamp;
+use crate::record::route::{Route, RouteRef};
 use crate::record::row::{Row, lock};
 
 /// So many requests of a name without an entry must be certain before it may displace another.
@@ -64,14 +65,20 @@ impl Places {
 }
 
 impl Registry {
+    /// Decides once whether a new entry has a row from the beginning. Who finds the entry before that is decided
+    /// waits: a first request that another thread was faster with belongs in the row too.
+    pub(super) fn place_once(&self, entry: &Arc<Entry>, now: Timestamp) {
+        entry.placed.call_once(|| self.give_row_if_room(entry, now));
+    }
+
     /// Gives a new entry a row: always to a caller on the roster, to others while there is room.
-    pub(super) fn give_row_if_room(&self, entry: &Arc<Entry>, now: Timestamp) {
+    fn give_row_if_room(&self, entry: &Arc<Entry>, now: Timestamp) {
         let Some(label) = self.label(entry) else {
             return;
         };
         if !entry.on_roster {
             let mut places = lock(&self.places);
-            if places.taken.len() >= places.room || !places.may_label(now) {
+            if entry.is_retired() || places.taken.len() >= places.room || !places.may_label(now) {
                 return;
             }
             places.take(entry);
@@ -178,6 +185,7 @@ impl Registry {
         }
         self.tracked.fetch_sub(1, Ordering::AcqRel);
         if let Some(row) = entry.row() {
+            cache::caller_left();
             places.taken.retain(|taken| !Arc::ptr_eq(taken, entry));
             // A request that found the entry just before still counts in its row: the row leaves when it is at rest.
             lock(&self.leaving).push(Arc::clone(row));
@@ -214,10 +222,17 @@ impl Registry {
         }
     }
 
-    /// Lets rows go whose caller has left and whose last request has ended; call it with the lock of the flush, so
-    /// that nobody reads half. `last` is told their counts once more before they are gone.
-    pub(crate) fn dismiss(&self, mut last: impl FnMut(&Row)) {
-        lock(&self.leaving).retain(|row| {
+    /// Lets rows go whose caller has left and whose last request has ended, except for the `keep` that left last;
+    /// call it with the lock of the flush, so that nobody reads half. `last` is told their counts once more before
+    /// they are gone.
+    pub(crate) fn dismiss(&self, keep: usize, mut last: impl FnMut(&Row)) {
+        let mut leaving = lock(&self.leaving);
+        let mut may_go = leaving.len().saturating_sub(keep);
+        leaving.retain(|row| {
+            if may_go == 0 {
+                return true;
+            }
+            may_go -= 1;
             row.fold_lanes();
             if !row.is_at_rest() {
                 return true;
@@ -225,7 +240,11 @@ impl Registry {
             last(row);
             let totals = row.totals();
             lock(&self.forgotten).add(&totals);
-            let pairs = row.routes().len();
+            // What was not counted on the way in is not given back: `unmatched` and `__other__` need no room.
+            let special =
+                |route: &Route| route.is(RouteRef::UNMATCHED) || route.is(RouteRef::OTHER);
+            let routes = row.routes();
+            let pairs = routes.iter().filter(|(route, _)| !special(route)).count();
             let _ = self
                 .pairs
                 .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |all| {

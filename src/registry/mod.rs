@@ -18,6 +18,8 @@ pub(crate) mod entry;
 pub(crate) mod evict;
 pub(crate) mod faces;
 mod heavy;
+mod label;
+mod lanes;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +27,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use sha2::{Digest, Sha256};
 
 use self::cache::{Found, Slot, Wanted};
 use self::entry::{Entry, Trust};
@@ -35,7 +36,7 @@ use self::heavy::HeavyHitters;
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
 use crate::record::lane::{Lane, thread_number};
-use crate::record::route::RouteRef;
+use crate::record::route::{RouteHash, RouteRef};
 use crate::record::row::{Row, Totals, lock};
 use crate::roster::Roster;
 
@@ -78,6 +79,18 @@ pub(crate) struct Who<'a> {
     pub(crate) source: Source,
 }
 
+impl<'a> Who<'a> {
+    /// One of the rows that are ours.
+    pub(crate) fn ours(name: &'a str, source: Source) -> Self {
+        Self {
+            trust: Trust::Ours,
+            name,
+            provenance: Provenance::Unknown,
+            source,
+        }
+    }
+}
+
 /// Where a request is counted.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -95,6 +108,7 @@ pub(crate) struct Registry {
     roster: Roster,
     ticker: Ticker,
     hasher: foldhash::quality::RandomState,
+    route_other: RouteHash,
     verified: DashMap<Box<str>, Arc<Entry>>,
     weaker: DashMap<Box<str>, Arc<Entry>>,
     ours: Ours,
@@ -126,6 +140,7 @@ impl Registry {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = ticker.now();
+        let hasher = foldhash::quality::RandomState::default();
         // A caller on the roster always has a row, and leaves the others theirs.
         let named = roster.accounts().count();
         limits.exported = limits.exported.max(named + limits.reserved + 2 * OURS);
@@ -155,7 +170,8 @@ impl Registry {
             id,
             limits,
             ticker,
-            hasher: foldhash::quality::RandomState::default(),
+            route_other: RouteRef::OTHER.hashed(&hasher),
+            hasher,
             verified: DashMap::new(),
             weaker: DashMap::new(),
             ours,
@@ -204,14 +220,15 @@ impl Registry {
         with_entry: bool,
         now: Timestamp,
     ) -> Place {
+        let route_hash = route.hashed(&self.hasher);
         let wanted = Wanted {
-            hash: self.hash(who, route),
+            hash: self.hash(who, route_hash),
             table: self.id,
             trust: who.trust,
             name: who.name,
             provenance: who.provenance,
             source: who.source,
-            route,
+            route: route_hash,
         };
         let found = cache::find(&wanted, |found| match found {
             Found::Miss => None,
@@ -220,13 +237,12 @@ impl Registry {
                     slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
                     slot.caller = slot.caller.detached();
                 }
-                let entry = slot.entry();
-                let tracked = entry.row().is_none().then(|| Arc::clone(entry));
+                let tracked = slot.tracked().cloned();
                 Some(Place {
                     lane: Arc::clone(&slot.lane),
                     tracked,
                     caller: slot.caller.clone(),
-                    entry: with_entry.then(|| Arc::clone(slot.entry())),
+                    entry: with_entry.then(|| Arc::clone(&slot.entry)),
                 })
             }
         });
@@ -248,7 +264,6 @@ impl Registry {
         with_entry: bool,
         now: Timestamp,
     ) -> Place {
-        let asked = who.trust;
         let claim;
         let mut who = *who;
         if who.trust == Trust::Weaker
@@ -277,8 +292,10 @@ impl Registry {
             };
         };
         let epoch = entry.epoch();
-        let row = entry.row().unwrap_or_else(|| self.other_row());
-        let lane = self.lane(row, route, &who);
+        // Looked at once: what is counted in `__other__` is counted in the entry too.
+        let own = entry.row();
+        let rowless = own.is_none();
+        let lane = self.lane_of(&entry, own, (route, wanted.route), &who);
         let caller = if entry.caller.source() == who.source && entry.provenance() == who.provenance
         {
             entry.caller.clone()
@@ -287,20 +304,13 @@ impl Registry {
         };
         // A claim of a name that is on the roster is never remembered: it is counted each time.
         if who.name == wanted.name {
-            let wanted = Wanted {
-                trust: asked,
-                ..*wanted
-            };
-            cache::remember(Slot::new(
-                &wanted,
-                epoch,
-                Arc::clone(&entry),
-                Arc::clone(&lane),
-                caller.clone(),
-            ));
+            cache::remember(wanted.hash, || {
+                let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
+                Slot::new(wanted, epoch, entry, lane, caller.clone(), rowless)
+            });
         }
         let kept = with_entry.then(|| Arc::clone(&entry));
-        let tracked = entry.row().is_none().then_some(entry);
+        let tracked = rowless.then_some(entry);
         Place {
             lane,
             tracked,
@@ -316,13 +326,15 @@ impl Registry {
             Trust::Weaker => &self.weaker,
             Trust::Ours => return Some(Arc::clone(self.ours.named(who.name))),
         };
-        if let Some(entry) = map.get(who.name) {
-            return Some(Arc::clone(&entry));
+        let known = map.get(who.name).map(|entry| Arc::clone(&entry));
+        if let Some(entry) = known {
+            self.place_once(&entry, now);
+            return Some(entry);
         }
         if self.tracked.load(Ordering::Relaxed) < self.limits.tracked {
             return self.insert(who, false, now);
         }
-        let hash = self.hash(who, RouteRef::OTHER);
+        let hash = self.hash(who, self.route_other);
         let certain = self.heavy.count(hash);
         if certain < evict::HEAVY
             || !certain.is_multiple_of(evict::TRY_EVERY)
@@ -351,12 +363,16 @@ impl Registry {
         }));
         if !made {
             self.tracked.fetch_sub(1, Ordering::AcqRel);
+            self.place_once(&entry, now);
             return Some(entry);
         }
         {
             let mut entries = lock(&self.entries);
-            entry.slot.store(entries.len(), Ordering::Release);
-            entries.push(Arc::clone(&entry));
+            // A claim may have been retired already, by the proven caller of the same name.
+            if !entry.is_retired() {
+                entry.slot.store(entries.len(), Ordering::Release);
+                entries.push(Arc::clone(&entry));
+            }
         }
         // A claim that was here first has the label of the proven name: it comes back as `claimed:…`.
         if let Some(twin) =
@@ -364,71 +380,16 @@ impl Registry {
         {
             self.retire(&twin);
         }
-        self.give_row_if_room(&entry, now);
+        self.place_once(&entry, now);
         Some(entry)
     }
 
-    /// The lane of a row for a route and a source, made if need be.
-    fn lane(&self, row: &Arc<Row>, route: RouteRef<'_>, who: &Who<'_>) -> Arc<Lane> {
-        let (source, provenance) = (who.source, who.provenance);
-        row.lane(route, source, provenance, thread_number())
-            .unwrap_or_else(|| {
-                let admit = || {
-                    let room = |pairs: usize| (pairs < self.limits.pairs).then_some(pairs + 1);
-                    self.pairs
-                        .fetch_update(Ordering::AcqRel, Ordering::Relaxed, room)
-                        .is_ok()
-                };
-                row.add_lane(route, source, provenance, &self.ticker, admit)
-            })
-    }
-
-    /// The lane of the row of an open request, for another route.
-    pub(crate) fn reroute(&self, lane: &Arc<Lane>, route: RouteRef<'_>) -> Arc<Lane> {
-        let who = Who {
-            trust: Trust::Ours,
-            name: "",
-            provenance: lane.provenance,
-            source: lane.source,
-        };
-        self.lane(&lane.row, route, &who)
-    }
-
-    /// The value of the metric label `caller` for an entry; `None` where it must not have one.
-    fn label(&self, entry: &Entry) -> Option<String> {
-        let name = entry.name();
-        if entry.provenance() != Provenance::Inferred {
-            let twin = entry.trust == Trust::Weaker && self.verified.contains_key(name);
-            return Some(if twin {
-                format!("claimed:{name}")
-            } else {
-                name.to_owned()
-            });
-        }
-        match self.limits.inferred {
-            InferredLabel::Export => Some(name.to_owned()),
-            InferredLabel::Hide => None,
-            InferredLabel::Hash => {
-                let (kind, _) = name.split_once(':')?;
-                let hash = Sha256::new()
-                    .chain_update((self.limits.inferred_key.len() as u64).to_le_bytes())
-                    .chain_update(&self.limits.inferred_key)
-                    .chain_update(name)
-                    .finalize();
-                let [a, b, c, d, ..]: [u8; 32] = hash.into();
-                Some(format!("{kind}:{a:02x}{b:02x}{c:02x}{d:02x}"))
-            }
-        }
-    }
-
     #[inline]
-    fn hash(&self, who: &Who<'_>, route: RouteRef<'_>) -> u64 {
+    fn hash(&self, who: &Who<'_>, route: RouteHash) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(who.name.as_bytes());
-        hasher.write(route.template().as_bytes());
-        hasher.write(route.method().as_bytes());
-        hasher
-            .write_u32(who.trust as u32 | (who.source as u32) << 8 | (who.provenance as u32) << 16);
+        let kind = who.trust as u64 | (who.source as u64) << 8 | (who.provenance as u64) << 16;
+        hasher.write_u64(route.0 ^ kind);
         hasher.finish()
     }
 
@@ -473,8 +434,12 @@ impl Registry {
             .collect()
     }
 
+    /// Counts of rows whose caller has left, whether or not the last request has.
     pub(crate) fn forgotten(&self) -> Totals {
-        lock(&self.forgotten).clone()
+        let leaving = lock(&self.leaving);
+        let mut totals = lock(&self.forgotten).clone();
+        leaving.iter().for_each(|row| totals.add(&row.totals()));
+        totals
     }
 }
 

@@ -1,0 +1,275 @@
+//! Instructions per request, counted under valgrind: the guard that CI runs, since a count repeats where a time
+//! does not.
+//!
+//! ```text
+//! cargo bench --all-features --bench instructions                     # the table, with the peers
+//! cargo bench --all-features --bench instructions -- --check FILE     # against a budget; fails past 3 %
+//! cargo bench --all-features --bench instructions -- --update FILE    # writes the budget
+//! ```
+//!
+//! Each scenario runs in processes of its own under callgrind, once for N requests and once for 3 N: the difference
+//! is what 2 N requests cost, set-up excluded, and the same of the service without the layer is taken off. Valgrind
+//! reads the clock with a system call, whose instructions are not seen; everybody's clock is left out alike.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::{Command, ExitCode};
+
+use axum::body::Body;
+use callerid::{Callers, ErrorDetail};
+use http::{Response, StatusCode};
+use tower::Layer;
+
+use crate::support::contenders::{Contender, Kind, hold, on_axum, on_tower};
+use crate::support::proc::CALM;
+use crate::support::{Fixed, Requests, builder, builder_with_route};
+
+mod support;
+
+/// Requests of the shorter run; the longer one has three times as many.
+const REQUESTS: usize = 2_000;
+/// How much a figure may grow before the guard fails.
+const TOLERANCE: f64 = 0.03;
+
+/// What is counted: its name, what is taken off, and what it tells.
+const SCENARIOS: [(&str, &str, &str); 11] = [
+    ("observed", "bare", "one warm caller, on tower"),
+    (
+        "observed-router",
+        "bare-router",
+        "the same in an axum router",
+    ),
+    (
+        "observed-100",
+        "bare-100",
+        "a hundred warm callers taking turns, on tower",
+    ),
+    ("rowless", "bare", "a caller in the table that has no row"),
+    (
+        "invented",
+        "bare-invented",
+        "every request another name, the table full",
+    ),
+    ("anonymous", "bare-anonymous", "no identity"),
+    ("failing", "bare-failing", "422 with an ErrorDetail"),
+    ("peer-trace", "bare", "tower-http TraceLayer, no subscriber"),
+    ("peer-governor", "bare", "tower_governor"),
+    ("peer-prometheus", "bare", "axum-prometheus"),
+    ("peer-stack", "bare", "tower_governor + axum-prometheus"),
+];
+
+/// Not guarded: which of the hundred share a slot of a thread's memory changes from run to run.
+const SHOWN_ONLY: &str = "observed-100";
+
+/// The goal of the project for `observed`, and what must not be missed.
+const GOAL: (f64, f64) = (2_000.0, 3_500.0);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let after = |flag: &str| {
+        let at = args.iter().position(|arg| arg == flag)?;
+        args.get(at + 1).cloned()
+    };
+    if let Some(scenario) = after("--child") {
+        let requests = after("--requests")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(REQUESTS);
+        child(&scenario, requests);
+        return ExitCode::SUCCESS;
+    }
+    let (check, update) = (after("--check"), after("--update"));
+    let ours_only = check.is_some() || update.is_some();
+    match measure(ours_only) {
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+        Ok(figures) => {
+            print(&figures);
+            if let Some(file) = update {
+                return write_budget(&file, &figures);
+            }
+            check.map_or(ExitCode::SUCCESS, |file| compare(&file, &figures))
+        }
+    }
+}
+
+/// Instructions per request over the baseline, by scenario.
+fn measure(ours_only: bool) -> Result<BTreeMap<&'static str, f64>, String> {
+    let mut absolute = BTreeMap::new();
+    let mut figures = BTreeMap::new();
+    for (name, baseline, _) in SCENARIOS {
+        if ours_only && (name.starts_with("peer-") || name == SHOWN_ONLY) {
+            continue;
+        }
+        for run in [baseline, name] {
+            if !absolute.contains_key(run) {
+                let (short, long) = (count(run, REQUESTS)?, count(run, 3 * REQUESTS)?);
+                absolute.insert(
+                    run,
+                    long.saturating_sub(short) as f64 / (2 * REQUESTS) as f64,
+                );
+            }
+        }
+        figures.insert(name, absolute[name] - absolute[baseline]);
+    }
+    Ok(figures)
+}
+
+/// Runs one scenario under callgrind and returns the instructions of the whole process.
+fn count(scenario: &str, requests: usize) -> Result<u64, String> {
+    let this = std::env::current_exe().map_err(|error| format!("where am I? {error}"))?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(this)
+        .args(["--child", scenario, "--requests", &requests.to_string()])
+        .env(CALM.0, CALM.1)
+        .output()
+        .map_err(|error| format!("valgrind does not run ({error}); apt-get install valgrind"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said
+        .lines()
+        .find_map(|line| line.split("Collected :").nth(1));
+    collected
+        .filter(|_| output.status.success())
+        .and_then(|count| count.trim().parse().ok())
+        .ok_or_else(|| format!("{scenario} under valgrind: {}\n{said}", output.status))
+}
+
+fn print(figures: &BTreeMap<&'static str, f64>) {
+    println!("instructions per request over the same service without the layer");
+    for (name, _, what) in SCENARIOS {
+        if let Some(figure) = figures.get(name) {
+            println!("  {name:<16} {figure:>8.0}   {what}");
+        }
+    }
+    if let Some(&observed) = figures.get("observed") {
+        support::figures::verdict("observed, with tag", observed, GOAL.0, GOAL.1, "", false);
+    }
+}
+
+fn write_budget(file: &str, figures: &BTreeMap<&'static str, f64>) -> ExitCode {
+    let mut text = String::from(
+        "# Instructions per request over the bare service, counted by `benches/guard`, which fails when one grows by\n\
+         # more than 3 %. A change that is worth its cost updates the file: `benches/guard --update`.\n",
+    );
+    for (name, figure) in figures {
+        let _ = writeln!(text, "{name} = {figure:.0}");
+    }
+    match std::fs::write(file, text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(file: &str, figures: &BTreeMap<&'static str, f64>) -> ExitCode {
+    let Ok(text) = std::fs::read_to_string(file) else {
+        eprintln!("{file} cannot be read; `benches/guard --update` writes it");
+        return ExitCode::FAILURE;
+    };
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let budget: BTreeMap<&str, f64> = lines
+        .filter_map(|line| line.split_once('='))
+        .filter_map(|(name, figure)| Some((name.trim(), figure.trim().parse().ok()?)))
+        .collect();
+    let mut fits = true;
+    println!("against {file}:");
+    for (name, figure) in figures {
+        let Some(&allowed) = budget.get(name) else {
+            println!("  {name:<16} {figure:>8.0}   has no budget: `benches/guard --update`");
+            fits = false;
+            continue;
+        };
+        let grown = figure / allowed - 1.0;
+        let word = if grown > TOLERANCE {
+            fits = false;
+            "TOO MUCH"
+        } else if grown < -TOLERANCE {
+            "less; `benches/guard --update` keeps the gain"
+        } else {
+            "fits"
+        };
+        println!(
+            "  {name:<16} {figure:>8.0}   budget {allowed:>8.0}   {:>+6.1} %   {word}",
+            grown * 100.0
+        );
+    }
+    if fits {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!(
+            "a request costs more instructions than benches/budget.toml allows. If the cost is worth it, run \
+             `benches/guard --update` and say in the commit what was bought."
+        );
+        ExitCode::FAILURE
+    }
+}
+
+/// One scenario: a thousand requests to warm up, then those that count.
+fn child(scenario: &str, requests: usize) {
+    let tower = builder_with_route()
+        .manual_tick()
+        .build()
+        .expect("valid settings");
+    let axum = builder().manual_tick().build().expect("valid settings");
+    let failing = Fixed(|| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        response
+            .extensions_mut()
+            .insert(ErrorDetail::new("missing").field("sku"));
+        response
+    });
+    let service = match scenario {
+        "bare" | "bare-100" | "bare-invented" | "bare-anonymous" => on_tower(Kind::Bare, &tower),
+        "observed" | "observed-100" | "rowless" | "invented" | "anonymous" => {
+            on_tower(Kind::Callerid, &tower)
+        }
+        "bare-router" => on_axum(Kind::Bare, &axum),
+        "observed-router" => on_axum(Kind::Callerid, &axum),
+        "bare-failing" => hold(failing),
+        "failing" => hold(tower.layer().layer(failing)),
+        "peer-trace" => on_tower(Kind::Trace, &tower),
+        "peer-governor" => on_tower(Kind::Governor, &tower),
+        "peer-prometheus" | "peer-stack" => {
+            let _ = support::install_recorder();
+            on_tower(
+                if scenario == "peer-stack" {
+                    Kind::Stack
+                } else {
+                    Kind::Prometheus
+                },
+                &tower,
+            )
+        }
+        other => return eprintln!("no scenario {other}"),
+    };
+    match scenario {
+        "rowless" => fill(&tower, 1_000),
+        "invented" => fill(&tower, 5_000),
+        _ => {}
+    }
+    let mut input = match scenario.rsplit('-').next() {
+        Some("100") => Requests::of("client", 100),
+        Some("invented") => Requests::invented(),
+        Some("anonymous") => Requests::of_nobody(),
+        _ => Requests::of("client", 1),
+    };
+    run(service, &mut input, 10_000 + requests);
+}
+
+/// Gives the table so many other callers, who take the rows.
+fn fill(callers: &Callers, others: usize) {
+    run(
+        on_tower(Kind::Callerid, callers),
+        &mut Requests::of("other", others),
+        10 * others,
+    );
+}
+
+fn run(mut service: Box<dyn Contender>, input: &mut Requests, requests: usize) {
+    service.serve(input, requests);
+}

@@ -1,0 +1,131 @@
+//! A small API that knows who calls it, and a crowd of callers that re-enacts an outage.
+//!
+//! ```text
+//! cargo run --release --example demo
+//! ```
+//!
+//! Then look at `http://127.0.0.1:3000/callerid/top.txt` and `http://127.0.0.1:3000/metrics`.
+
+mod api;
+mod args;
+mod glance;
+mod operator;
+mod table;
+mod traffic;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, MatchedPath};
+use callerid::{Callers, LATENCY_BUCKETS, identify};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::args::{Args, Parsed};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long requests that are under way may take to end after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(3);
+const UPKEEP: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(Parsed::Run(args)) => args,
+        Ok(Parsed::Help) => {
+            let _ = writeln!(std::io::stdout(), "{}", args::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Err(problem) => {
+            eprintln!("demo: {problem}\n\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(args: Args) -> Result<(), Error> {
+    let id = identify::header("x-client-id");
+    let callers = Callers::builder()
+        .identify(if args.claimed { id } else { id.verified() })
+        // Feature `axum` does both by itself; this way the demo runs without naming a feature.
+        .route(|head| head.extensions().get().map(MatchedPath::as_str))
+        .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
+        .build()?;
+    let metrics = recorder()?;
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = TcpListener::bind(&args.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
+    let address = listener.local_addr()?;
+
+    // The operator's routes are outside of the layer: never counted, never refused. The API is merged into them,
+    // not they into it: the fallback, which counts paths that are no route, is that of the router merged last.
+    let app = operator::routes(callers.clone(), metrics.clone())
+        .merge(api::routes().layer(callers.layer()));
+    let (stop, mut stopped) = watch::channel(());
+    let server = axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(async move {
+        let _ = stopped.changed().await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tokio::spawn(upkeep(metrics));
+    say(&format!("listening on http://{address}\n"));
+    let crowd = (!args.no_traffic).then(|| tokio::spawn(traffic::run(address, callers)));
+
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        ended = &mut server => return Ok(ended??),
+    }
+    crowd.inspect(|crowd| crowd.abort());
+    drop(stop);
+    match tokio::time::timeout(GRACE, server).await {
+        Ok(ended) => ended??,
+        Err(_) => tracing::info!("requests were still under way; they end here"),
+    }
+    Ok(())
+}
+
+/// The recorder, with buckets instead of the summaries that it would make of histograms.
+fn recorder() -> Result<PrometheusHandle, Error> {
+    let seconds = Matcher::Suffix("_seconds".to_owned());
+    Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(seconds, &LATENCY_BUCKETS)?
+        .install_recorder()?)
+}
+
+/// The exporter keeps what histograms are given until somebody renders; where nobody scrapes, this does it.
+async fn upkeep(metrics: PrometheusHandle) {
+    let mut every = tokio::time::interval(UPKEEP);
+    loop {
+        every.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+/// Prints at once, and goes on where nobody reads any more.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

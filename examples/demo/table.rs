@@ -1,0 +1,168 @@
+//! Every caller on a line, as `show table` of HAProxy has it.
+
+use std::fmt::Write;
+
+use callerid::{Class, Snapshot, snapshot::CallerSnapshot};
+
+/// Columns, and whether they are numbers.
+const COLUMNS: [(&str, bool); 12] = [
+    ("caller", false),
+    ("provenance", false),
+    ("rate_10s", true),
+    ("rate_1m", true),
+    ("in_flight", true),
+    ("started", true),
+    ("ok", true),
+    ("errors", false),
+    ("ok_p50", true),
+    ("ok_p99", true),
+    ("top_route", false),
+    ("top_detail", false),
+];
+
+/// The table, heaviest caller first. Cells are at least two spaces apart and have at most single ones inside;
+/// lines that are not a caller's begin with `#`.
+pub(crate) fn render(snapshot: &Snapshot) -> String {
+    let mut rows = vec![COLUMNS.map(|(name, _)| name.to_owned())];
+    rows.extend(snapshot.callers.iter().map(cells));
+    if let Some(first) = rows.first_mut().and_then(|header| header.first_mut()) {
+        first.insert_str(0, "# ");
+    }
+    let mut text = format!(
+        "# callers: {} tracked, {} requests without a row of their own, {} impersonations\n",
+        snapshot.tracked, snapshot.overflow, snapshot.impersonations
+    );
+    text.push_str(&aligned(&rows, &COLUMNS.map(|(_, number)| number)));
+    for (what, seen) in unknown(snapshot) {
+        let _ = writeln!(text, "# __unknown__ by {what}: {seen}");
+    }
+    text
+}
+
+fn cells(caller: &CallerSnapshot) -> [String; 12] {
+    let ok = caller.latency.iter().find(|of| of.class == Class::Ok);
+    let time = |seconds: Option<f64>| seconds.map_or_else(nothing, duration);
+    let route = caller.routes.first().map(|route| clean(&route.route));
+    let detail = caller.details.first().map(|detail| {
+        let field = detail.field.as_deref().unwrap_or("-");
+        format!(
+            "{} {} {} x{}",
+            detail.class,
+            clean(&detail.code),
+            clean(field),
+            detail.count
+        )
+    });
+    [
+        name(caller),
+        caller.provenance.to_string(),
+        format!("{:.1}", caller.rates.ten_seconds),
+        format!("{:.1}", caller.rates.minute),
+        caller.counts.in_flight.to_string(),
+        caller.counts.started.to_string(),
+        caller.counts.by_class[Class::Ok].to_string(),
+        errors(caller),
+        time(ok.map(|ok| ok.quantiles.p50)),
+        time(ok.map(|ok| ok.quantiles.p99)),
+        route.unwrap_or_else(nothing),
+        detail.unwrap_or_else(nothing),
+    ]
+}
+
+/// A caller's name, which its client may have chosen: visible ASCII, but it must not begin a line like a comment.
+pub(crate) fn name(caller: &CallerSnapshot) -> String {
+    let name = clean(&caller.name);
+    if name.starts_with('#') {
+        format!("\\{name}")
+    } else {
+        name
+    }
+}
+
+/// `validation=12,cancelled=1`, most frequent first.
+fn errors(caller: &CallerSnapshot) -> String {
+    let mut errors: Vec<_> = caller
+        .counts
+        .by_class
+        .iter()
+        .filter(|(class, _)| *class != Class::Ok)
+        .collect();
+    errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let errors: Vec<_> = errors
+        .into_iter()
+        .map(|(class, count)| format!("{class}={count}"))
+        .collect();
+    if errors.is_empty() {
+        nothing()
+    } else {
+        errors.join(",")
+    }
+}
+
+/// What requests without an identity look like.
+fn unknown(snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, String)> {
+    const SHOWN: usize = 5;
+    let list = |of: &mut dyn Iterator<Item = (String, u64)>| {
+        of.take(SHOWN)
+            .map(|(value, count)| format!("{} x{count}", clean(&value)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let seen = &snapshot.unknown;
+    let mut peers = seen
+        .peers
+        .iter()
+        .map(|(ip, count)| (ip.to_string(), *count));
+    let mut agents = seen.agents.iter().cloned();
+    [
+        ("peer", list(&mut peers)),
+        ("user agent", list(&mut agents)),
+    ]
+    .into_iter()
+    .filter(|(_, seen)| !seen.is_empty())
+}
+
+/// Rows of cells as lines of columns.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]], numbers: &[bool; N]) -> String {
+    let width = |column: usize| {
+        let lengths = rows.iter().map(|row| row[column].chars().count());
+        lengths.max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, width), number) in row.iter().zip(widths).zip(numbers) {
+            let _ = if *number {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Text of others, so that it can neither end a line nor look like another cell.
+fn clean(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let visible = |c: char| if c.is_control() { '?' } else { c };
+    let text: String = words.join(" ").chars().map(visible).collect();
+    if text.is_empty() { nothing() } else { text }
+}
+
+pub(crate) fn duration(seconds: f64) -> String {
+    if seconds < 0.000_999_5 {
+        format!("{:.0}us", seconds * 1e6)
+    } else if seconds < 0.999_5 {
+        format!("{:.1}ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.1}s")
+    }
+}
+
+fn nothing() -> String {
+    "-".to_owned()
+}

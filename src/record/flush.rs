@@ -1,0 +1,306 @@
+//! The flush of a row: its cells are read under the lock of its lanes, and told to the recorder without it.
+
+use std::sync::Arc;
+
+use metrics::Label;
+
+use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle};
+use super::histogram::Histogram;
+use super::lane::Lane;
+use super::names;
+use super::route::{Route, RouteRef};
+use super::row::{Row, Totals, totals};
+use crate::outcome::{Class, Fault, Reason};
+
+/// What is read of a row; kept between rows, so that a flush allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    totals: Totals,
+    first_bytes: u64,
+    first_byte: Histogram,
+    latency: [Histogram; Class::COUNT],
+}
+
+/// What a reading tells.
+enum News {
+    /// A row of ours that never had a request has no series.
+    Unborn,
+    /// Nothing but, perhaps, requests in flight.
+    Quiet,
+    Changed,
+}
+
+/// The handles of one row.
+#[derive(Debug)]
+pub(crate) struct RowHandles {
+    label: Arc<str>,
+    seen: Totals,
+    first_bytes: u64,
+    born: bool,
+    /// Samples were left over for want of room in the last flush.
+    behind: bool,
+    started: CounterHandle,
+    in_flight: GaugeHandle,
+    request_bytes: CounterHandle,
+    response_bytes: CounterHandle,
+    first_byte: HistogramHandle,
+    classes: Vec<ClassHandles>,
+    /// Made when something may be refused, or was.
+    refusals: Option<Box<[RefusalHandles; Reason::COUNT]>>,
+    routes: Vec<RouteHandles>,
+}
+
+#[derive(Debug)]
+struct ClassHandles {
+    requests: CounterHandle,
+    /// Made when the first request has ended in this way.
+    duration: Option<HistogramHandle>,
+}
+
+impl ClassHandles {
+    /// How many durations the recorder has been given.
+    fn told(&self) -> u64 {
+        self.duration.as_ref().map_or(0, HistogramHandle::count)
+    }
+}
+
+#[derive(Debug)]
+struct RefusalHandles {
+    refused: CounterHandle,
+    would_refuse: CounterHandle,
+}
+
+impl RefusalHandles {
+    fn new(label: &Arc<str>, reason: Reason) -> Self {
+        let counter = |name| {
+            let caller = Label::new("caller", Arc::clone(label));
+            let reason = Label::from_static_parts("reason", reason.as_str());
+            CounterHandle::new(name, vec![caller, reason])
+        };
+        Self {
+            refused: counter(names::REFUSED),
+            would_refuse: counter(names::WOULD_REFUSE),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RouteHandles {
+    route: Arc<Route>,
+    counts: [u64; Fault::ALL.len()],
+    faults: [Option<CounterHandle>; Fault::ALL.len()],
+}
+
+impl RouteHandles {
+    fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            counts: [0; Fault::ALL.len()],
+            faults: [const { None }; Fault::ALL.len()],
+        }
+    }
+}
+
+/// Where the route `__other__` is among a row's routes.
+const OTHER: usize = 0;
+
+impl RowHandles {
+    pub(crate) fn new(label: &str) -> Self {
+        let label: Arc<str> = label.into();
+        let caller = Label::new("caller", Arc::clone(&label));
+        let by_caller = || vec![caller.clone()];
+        let by_class = |class: Class| {
+            vec![
+                caller.clone(),
+                Label::from_static_parts("class", class.as_str()),
+            ]
+        };
+        let classes = Class::ALL.map(|class| ClassHandles {
+            requests: CounterHandle::new(names::REQUESTS, by_class(class)),
+            duration: None,
+        });
+        let other = RouteHandles::new(Arc::new(Route::from(RouteRef::OTHER)));
+        Self {
+            started: CounterHandle::new(names::STARTED, by_caller()),
+            in_flight: GaugeHandle::new(names::IN_FLIGHT, by_caller()),
+            request_bytes: CounterHandle::new(names::REQUEST_BYTES, by_caller()),
+            response_bytes: CounterHandle::new(names::RESPONSE_BYTES, by_caller()),
+            first_byte: HistogramHandle::new(names::FIRST_BYTE, by_caller()),
+            classes: classes.into(),
+            refusals: None,
+            routes: vec![other],
+            seen: Totals::default(),
+            first_bytes: 0,
+            born: false,
+            behind: false,
+            label,
+        }
+    }
+
+    /// Tells the recorder what has come since the last flush.
+    pub(crate) fn flush(&mut self, row: &Row, flush: &mut Flush<'_>, reading: &mut Reading) {
+        let news = row.with_lanes(|lanes| {
+            for lane in lanes {
+                flush.identified[lane.source as usize][lane.provenance as usize] +=
+                    lane.ever_started();
+            }
+            if lanes.is_empty() && !row.born_at_once {
+                return News::Unborn;
+            }
+            let renew = flush.renew || (flush.limits && self.refusals.is_none());
+            self.read(lanes, renew, reading)
+        });
+        match news {
+            News::Unborn => {}
+            News::Quiet => self.in_flight.set(self.seen.in_flight() as f64, flush),
+            News::Changed => self.tell(reading, flush),
+        }
+    }
+
+    fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
+        reading.totals = totals(lanes);
+        reading.first_bytes = lanes.iter().map(|lane| lane.first_bytes()).sum();
+        let changed = reading.totals != self.seen || reading.first_bytes != self.first_bytes;
+        if self.born && !changed && !self.behind && !renew {
+            return News::Quiet;
+        }
+        reading.first_byte = Histogram::default();
+        for lane in lanes {
+            lane.read_first_byte(&mut reading.first_byte);
+        }
+        for (class, handles) in self.classes.iter().enumerate() {
+            if reading.totals.by_class[class] > handles.told() {
+                let latency = &mut reading.latency[class];
+                *latency = Histogram::default();
+                for lane in lanes {
+                    lane.read_latency(class, latency);
+                }
+            }
+        }
+        for route in &mut self.routes {
+            route.counts = [0; Fault::ALL.len()];
+        }
+        for lane in lanes {
+            let at = self.route(&lane.route);
+            let counts = &mut self.routes[at].counts;
+            for class in Class::ALL {
+                counts[class.fault().index()] += lane.ended(class.index());
+            }
+        }
+        News::Changed
+    }
+
+    fn route(&mut self, route: &Arc<Route>) -> usize {
+        let known = self
+            .routes
+            .iter()
+            .position(|known| Arc::ptr_eq(&known.route, route));
+        known.unwrap_or_else(|| {
+            if route.is(RouteRef::OTHER) {
+                self.routes[OTHER].route = Arc::clone(route);
+                return OTHER;
+            }
+            self.routes.push(RouteHandles::new(Arc::clone(route)));
+            self.routes.len() - 1
+        })
+    }
+
+    fn tell(&mut self, reading: &Reading, flush: &mut Flush<'_>) {
+        let totals = &reading.totals;
+        self.started.bring_to(totals.started, flush);
+        self.in_flight.set(totals.in_flight() as f64, flush);
+        self.request_bytes.bring_to(totals.request_bytes, flush);
+        self.response_bytes.bring_to(totals.response_bytes, flush);
+        self.behind = false;
+        if reading.first_bytes > 0 && (reading.first_bytes > self.first_byte.count() || flush.renew)
+        {
+            self.first_byte.bring_to(&reading.first_byte, flush);
+            self.behind |= self.first_byte.count() < reading.first_bytes;
+        }
+        for (class, handles) in self.classes.iter_mut().enumerate() {
+            let ended = totals.by_class[class];
+            handles.requests.bring_to(ended, flush);
+            if ended > handles.told() {
+                let duration = handles.duration.get_or_insert_with(|| {
+                    let class = Label::from_static_parts("class", Class::ALL[class].as_str());
+                    let caller = Label::new("caller", Arc::clone(&self.label));
+                    HistogramHandle::new(names::DURATION, vec![caller, class])
+                });
+                duration.bring_to(&reading.latency[class], flush);
+                self.behind |= duration.count() < ended;
+            } else if let Some(duration) = &mut handles.duration
+                && flush.renew
+            {
+                duration.renew(flush);
+            }
+        }
+        self.tell_refusals(totals, flush);
+        self.tell_routes(flush);
+        self.seen.clone_from(totals);
+        self.first_bytes = reading.first_bytes;
+        self.born = true;
+    }
+
+    fn tell_refusals(&mut self, totals: &Totals, flush: &Flush<'_>) {
+        let mut counts = totals.refused.iter().chain(&totals.would_refuse);
+        if self.refusals.is_none() && !flush.limits && counts.all(|count| *count == 0) {
+            return;
+        }
+        let handles = self.refusals.get_or_insert_with(|| {
+            Box::new(Reason::ALL.map(|reason| RefusalHandles::new(&self.label, reason)))
+        });
+        for (handles, reason) in handles.iter_mut().zip(Reason::ALL) {
+            let at = reason.index();
+            handles.refused.bring_to(totals.refused[at], flush);
+            handles
+                .would_refuse
+                .bring_to(totals.would_refuse[at], flush);
+        }
+    }
+
+    /// Routes by fault. A series beyond the budget is counted under this caller's route `__other__`, whose three
+    /// series are kept free for every row.
+    fn tell_routes(&mut self, flush: &mut Flush<'_>) {
+        let Some((other, routes)) = self.routes.split_first_mut() else {
+            return;
+        };
+        for RouteHandles {
+            route,
+            counts,
+            faults,
+        } in routes
+        {
+            for fault in Fault::ALL {
+                let (count, handle) = (counts[fault.index()], &mut faults[fault.index()]);
+                if handle.is_none() && count > 0 && flush.route_series > 0 {
+                    flush.route_series -= 1;
+                    *handle = Some(route_counter(&self.label, route, fault));
+                }
+                match handle {
+                    Some(handle) => handle.bring_to(count, flush),
+                    None => other.counts[fault.index()] += count,
+                }
+            }
+        }
+        for fault in Fault::ALL {
+            let (count, handle) = (
+                other.counts[fault.index()],
+                &mut other.faults[fault.index()],
+            );
+            if count > 0 {
+                handle
+                    .get_or_insert_with(|| route_counter(&self.label, &other.route, fault))
+                    .bring_to(count, flush);
+            }
+        }
+    }
+}
+
+fn route_counter(label: &Arc<str>, route: &Route, fault: Fault) -> CounterHandle {
+    let labels = vec![
+        Label::new("caller", Arc::clone(label)),
+        Label::new("route", route.to_string()),
+        Label::from_static_parts("fault", fault.as_str()),
+    ];
+    CounterHandle::new(names::ROUTE_REQUESTS, labels)
+}

@@ -1,0 +1,294 @@
+//! What the demo promises to those who start it and to those who call it.
+
+mod programs;
+
+use std::net::TcpListener;
+
+use programs::{Demo, Running, call, cells, demo, output, until};
+
+const GOOD_ORDER: &str = r#"{"sku": "a-1", "quantity": 2}"#;
+
+#[test]
+fn one_line_says_where_it_listens_and_an_interrupt_ends_it_cleanly() {
+    let mut demo = Demo::start(&[]);
+    assert_ne!(demo.address.port(), 0);
+    assert_eq!(demo.get("/v1/prices/a-1", "checkout").status, 200);
+    demo.running.signal("INT");
+    assert_eq!(demo.running.ended().code(), Some(0));
+    assert_eq!(demo.running.line(), None, "the ready line was the only one");
+}
+
+#[test]
+fn a_termination_ends_it_cleanly_with_requests_under_way() {
+    let mut demo = Demo::start(&[]);
+    let headers = [("x-client-id", "checkout")];
+    let open = programs::open(demo.address, "GET", "/v1/slow?ms=30000", &headers, "");
+    until("the request is in flight", || {
+        (demo.top("checkout")?[4] == "1").then_some(())
+    });
+    demo.running.signal("TERM");
+    assert_eq!(demo.running.ended().code(), Some(0));
+    drop(open);
+}
+
+#[test]
+fn a_bad_argument_ends_it_before_it_listens() {
+    for (args, said) in [
+        (&["--bogus"][..], "unknown argument \"--bogus\""),
+        (&["stray"], "unknown argument \"stray\""),
+        (&["--config", "callerid.toml"], "needs a later version"),
+        (&["--redis=redis://127.0.0.1"], "needs a later version"),
+        (&["--listen"], "is not an address"),
+        (&["--listen", "nowhere"], "is not an address"),
+        (&["--claimed=yes"], "takes no value"),
+    ] {
+        let ended = output(demo().args(args));
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(said), "{args:?}: {stderr}");
+        assert!(ended.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_said() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = output(demo().args(["--no-traffic", "--listen", &address]));
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains(&format!("cannot listen on {address}")),
+        "{stderr}"
+    );
+    assert!(ended.stdout.is_empty());
+}
+
+#[test]
+fn the_crowd_is_seen_and_the_glance_names_it() {
+    let running = Running::start(demo().args(["--listen", "127.0.0.1:0"]));
+    let mut demo = Demo::ready(running);
+    until("every team has a line", || {
+        let teams = [
+            "checkout",
+            "search",
+            "mobile-bff",
+            "__unknown__",
+            "__exempt__",
+        ];
+        teams
+            .iter()
+            .all(|team| demo.top(team).is_some())
+            .then_some(())
+    });
+    let glance = until("a glance with checkout in it", || {
+        demo.running
+            .line()
+            .filter(|line| line.starts_with("checkout "))
+    });
+    assert!(glance.contains('%'), "{glance}");
+    demo.running.signal("INT");
+    assert_eq!(demo.running.ended().code(), Some(0));
+}
+
+#[test]
+fn the_header_is_verified_unless_it_is_only_claimed() {
+    for (flags, provenance) in [(&[][..], "verified"), (&["--claimed"], "claimed")] {
+        let demo = Demo::start(flags);
+        assert_eq!(demo.get("/v1/prices/a-1", "checkout").status, 200);
+        assert_eq!(demo.top("checkout").unwrap()[1], provenance);
+        let labels = [("source", "header"), ("provenance", provenance)];
+        assert_eq!(demo.metric("callerid_identified_total", &labels), 1.0);
+    }
+}
+
+#[test]
+fn a_bad_order_gets_a_problem_and_its_detail_is_counted() {
+    let demo = Demo::start(&[]);
+    assert_eq!(demo.order("checkout", GOOD_ORDER).status, 201);
+    let bad = [
+        ("not json", "not_json", None),
+        ("[]", "not_an_object", None),
+        (r#"{"quantity": 1}"#, "missing", Some("sku")),
+        (r#"{"sku": 1, "quantity": 1}"#, "wrong_type", Some("sku")),
+        (r#"{"sku": "a"}"#, "missing", Some("quantity")),
+        (
+            r#"{"sku": "a", "quantity": 0}"#,
+            "out_of_range",
+            Some("quantity"),
+        ),
+        (
+            r#"{"sku": "a", "quantity": 1.5}"#,
+            "out_of_range",
+            Some("quantity"),
+        ),
+    ];
+    for (nth, (body, code, field)) in bad.into_iter().enumerate() {
+        let caller = format!("caller-{nth}");
+        let answer = demo.order(&caller, body);
+        assert_eq!(answer.status, 422, "{body}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(problem["code"], code, "{body}");
+        assert_eq!(problem["field"].as_str(), field, "{body}");
+        let row = demo.top(&caller).unwrap();
+        assert_eq!(row[7], "validation=1", "{row:?}");
+        let detail = format!("validation {code} {} x1", field.unwrap_or("-"));
+        assert_eq!(row[11], detail);
+    }
+}
+
+#[test]
+fn an_order_without_a_body_or_with_too_large_a_one_is_refused() {
+    let demo = Demo::start(&[]);
+    assert_eq!(demo.order("checkout", "").status, 422);
+    assert_eq!(demo.order("checkout", &" ".repeat(20_000)).status, 413);
+    let row = demo.top("checkout").unwrap();
+    assert!(row[7].contains("validation=1") && row[7].contains("client_error=1"));
+}
+
+#[test]
+fn every_route_answers_as_it_says() {
+    let demo = Demo::start(&[]);
+    for (path, status) in [
+        ("/v1/prices/a-1", 200),
+        ("/v1/slow?ms=1", 200),
+        ("/v1/slow?ms=soon", 400),
+        ("/v1/stream?chunks=3&ms=1", 200),
+        ("/v1/stream?chunks=-1", 400),
+        ("/v1/fail", 500),
+        ("/v1/orders", 405),
+        ("/healthz", 200),
+        ("/nowhere", 404),
+    ] {
+        assert_eq!(demo.get(path, "checkout").status, status, "{path}");
+    }
+    let stream = demo.get("/v1/stream?chunks=3&ms=0", "checkout");
+    assert_eq!(stream.body, "chunk\n".repeat(3));
+    let long = demo.get(&format!("/v1/prices/{}", "x".repeat(65)), "checkout");
+    assert_eq!(long.status, 404);
+}
+
+#[test]
+fn a_head_request_ends_ok() {
+    let demo = Demo::start(&[]);
+    let headers = [("x-client-id", "checkout")];
+    let answer = call(demo.address, "HEAD", "/v1/prices/a-1", &headers, "");
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    let row = demo.top("checkout").unwrap();
+    assert_eq!((row[4].as_str(), row[6].as_str()), ("0", "1"), "{row:?}");
+    assert_eq!(row[10], "HEAD /v1/prices/{sku}");
+}
+
+#[test]
+fn a_path_that_clients_invent_is_no_route() {
+    let demo = Demo::start(&[]);
+    for path in [
+        "/v1/secret-1",
+        "/v1/secret-2",
+        "/callerid/x",
+        "/wp-login.php",
+    ] {
+        assert_eq!(demo.get(path, "scanner").status, 404);
+    }
+    let metrics = demo.metrics();
+    let routes: Vec<_> = metrics
+        .iter()
+        .filter(|sample| sample.name == "callerid_route_requests_total")
+        .map(|sample| {
+            let label = |name: &str| sample.labels[name].clone();
+            (
+                label("caller"),
+                label("route"),
+                label("fault"),
+                sample.value,
+            )
+        })
+        .collect();
+    let route = |caller: &str, count| (caller.into(), "unmatched".into(), "caller".into(), count);
+    assert!(routes.contains(&route("scanner", 3.0)), "{routes:?}");
+    assert!(routes.contains(&route("__exempt__", 1.0)), "{routes:?}");
+    assert_eq!(routes.len(), 2);
+}
+
+#[test]
+fn the_table_is_shown_on_this_machine_and_not_through_a_proxy() {
+    let demo = Demo::start(&[]);
+    let top = |headers: &[(&str, &str)]| {
+        call(demo.address, "GET", "/callerid/top.txt", headers, "").status
+    };
+    assert_eq!(top(&[]), 200);
+    assert_eq!(top(&[("x-client-id", "checkout")]), 200);
+    for header in [
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "x-forwarded-proto",
+        "X-Real-IP",
+        "X-Envoy-External-Address",
+        "Via",
+    ] {
+        assert_eq!(top(&[(header, "127.0.0.1")]), 403, "{header}");
+    }
+}
+
+#[test]
+fn neither_scrape_nor_table_is_counted() {
+    let demo = Demo::start(&[]);
+    for _ in 0..3 {
+        demo.plain("/metrics");
+        demo.plain("/callerid/top.txt");
+        call(demo.address, "POST", "/metrics", &[], "x");
+    }
+    assert_eq!(demo.metric("callerid_requests_started_total", &[]), 0.0);
+    demo.plain("/healthz");
+    assert_eq!(
+        demo.metric(
+            "callerid_requests_started_total",
+            &[("caller", "__exempt__")]
+        ),
+        1.0
+    );
+}
+
+#[test]
+fn a_name_can_break_neither_a_line_nor_a_column() {
+    let demo = Demo::start(&[]);
+    let names = ["#comment", "#", "-", r#"a"b\c"#, "<script>", "${jndi:x}"];
+    for name in names {
+        assert_eq!(demo.get("/v1/prices/a-1", name).status, 200);
+    }
+    let text = demo.plain("/callerid/top.txt").body;
+    let rows: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("# "))
+        .map(cells)
+        .collect();
+    assert_eq!(rows.len(), names.len(), "{text}");
+    for row in &rows {
+        assert_eq!(row.len(), 12, "{row:?}");
+        let name = row[0].strip_prefix('\\').unwrap_or(&row[0]);
+        assert!(names.contains(&name), "{row:?}");
+    }
+    for name in ["two words", "__other__", "ip:1.2.3.4", &"x".repeat(65)] {
+        assert_eq!(demo.get("/v1/prices/a-1", name).status, 200);
+    }
+    assert_eq!(demo.top("__invalid__").unwrap()[5], "4");
+}
+
+#[test]
+fn the_heaviest_caller_comes_first() {
+    let demo = Demo::start(&[]);
+    for (caller, times) in [("light", 1), ("heavy", 9), ("middle", 4)] {
+        for _ in 0..times {
+            demo.get("/v1/prices/a-1", caller);
+        }
+    }
+    let text = demo.plain("/callerid/top.txt").body;
+    let names: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("# "))
+        .map(|line| cells(line)[0].clone())
+        .collect();
+    assert_eq!(names, ["heavy", "middle", "light"], "{text}");
+}
