@@ -84,75 +84,6 @@ fn a_caller_without_a_row_is_refused_and_counted_too() {
 }
 
 #[test]
-fn in_flight_counts_to_the_end_of_the_body() {
-    let rig = Rig::new(|builder| builder.max_in_flight(2));
-    let first = rig.send(from("a"));
-    let second = rig.send(from("a"));
-    assert_eq!(rig.get("a"), 429);
-    assert_eq!(rig.counts("a").refused[Reason::InFlight], 1);
-    assert_eq!(rig.get("b"), 200);
-    drop(first); // cancelled: that frees a place too
-    assert_eq!(rig.get("a"), 200);
-    crate::support::text(second);
-    assert_eq!(rig.burst("a", 3), 3);
-    assert_eq!(rig.counts("a").in_flight, 0);
-}
-
-/// A body that never ends.
-struct Endless;
-
-impl http_body::Body for Endless {
-    type Data = bytes::Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
-        let frame = http_body::Frame::data(bytes::Bytes::from_static(b"tick"));
-        std::task::Poll::Ready(Some(Ok(frame)))
-    }
-}
-
-#[test]
-fn a_stream_leaves_the_counts_after_ten_seconds_while_there_is_room_for_streams() {
-    use http_body_util::BodyExt;
-    use tower::{Layer, Service};
-    let rig = Rig::new(|builder| {
-        let policy = Policy::new().max_in_flight(2).max_streams(1);
-        builder.default_policy(policy).ceiling(9)
-    });
-    let inner = tower::service_fn(async |_: Request<()>| {
-        Ok::<_, std::convert::Infallible>(http::Response::new(Endless))
-    });
-    let mut service = rig.callers.layer().layer(inner);
-    let mut open = || {
-        crate::support::now(service.call(from("a")))
-            .unwrap()
-            .into_body()
-    };
-    let (mut first, mut second) = (open(), open());
-    let read = |body: &mut callerid::middleware::ResponseBody<Endless>| {
-        crate::support::now(body.frame()).unwrap().unwrap();
-    };
-    let held = || rig.callers.snapshot().ceiling.unwrap().in_flight;
-    rig.wait(9_999);
-    read(&mut first);
-    assert_eq!((held(), rig.get("a")), (2, 429));
-    rig.wait(1);
-    read(&mut first);
-    assert_eq!((held(), rig.get("a")), (1, 200));
-    read(&mut second);
-    assert_eq!(held(), 1, "one stream may leave, the other stays");
-    assert_eq!(rig.counts("a").in_flight, 2, "the gauge counts both");
-    drop(first);
-    read(&mut second);
-    assert_eq!(held(), 0);
-    drop(second);
-    assert_eq!((held(), rig.counts("a").in_flight), (0, 0));
-}
-
-#[test]
 fn a_block_has_an_end_or_has_none() {
     let end = START + std::time::Duration::from_secs(90);
     let rig = Rig::new(|builder| {
@@ -389,44 +320,6 @@ fn allowed_callers_are_never_refused() {
 }
 
 #[test]
-fn off_is_a_pass_through() {
-    let rig = Rig::new(|builder| {
-        builder
-            .quota(Quota::per_second(1))
-            .response_header("x-caller")
-    });
-    rig.burst("a", 3);
-    rig.callers.set_mode(Mode::Off);
-    let answer = rig.send(from("a"));
-    assert_eq!(
-        (answer.status().as_u16(), answer.headers().get("x-caller")),
-        (200, None)
-    );
-    assert_eq!(rig.burst("a", 100), 100);
-    assert_eq!(rig.counts("a").started, 3, "nothing is counted");
-    let mut service = tower::Layer::layer(
-        &rig.callers.layer(),
-        tower::service_fn(async |request: Request<()>| {
-            assert!(request.extensions().get::<callerid::Caller>().is_none());
-            Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<
-                bytes::Bytes,
-            >::default()))
-        }),
-    );
-    crate::support::now(tower::Service::call(&mut service, from("a"))).unwrap();
-    rig.callers.set_mode(Mode::Enforce);
-    assert_eq!(rig.get("a"), 429, "nothing was forgiven meanwhile");
-}
-
-#[test]
-fn observe_looks_at_no_policy() {
-    let rig = Rig::new(|builder| builder.quota(Quota::per_second(1)).mode(Mode::Observe));
-    assert_eq!(rig.burst("a", 10), 10);
-    let counts = rig.counts("a");
-    assert_eq!((counts.started, counts.would_refuse.total()), (10, 0));
-}
-
-#[test]
 fn what_is_wrong_with_limits_is_said_at_once_with_its_path() {
     let clock = callerid::clock::ManualClock::at(START);
     let error = builder(&clock)
@@ -470,76 +363,6 @@ fn what_is_wrong_with_limits_is_said_at_once_with_its_path() {
             "{path}: {problems:#?}"
         );
     }
-}
-
-#[test]
-fn a_clamp_goes_over_every_policy_and_ends_by_itself() {
-    let rig = Rig::new(|builder| {
-        builder.default_policy(
-            Policy::new()
-                .quota(Quota::per_second(100))
-                .route_quota("GET /v1/prices", Quota::per_second(80))
-                .shadow(),
-        )
-    });
-    let half_an_hour = std::time::Duration::from_secs(1_800);
-    rig.callers.clamp("runaway", "5/s", half_an_hour).unwrap();
-    assert_eq!((rig.burst("runaway", 50), rig.burst("calm", 50)), (5, 50));
-    rig.wait(1_000);
-    assert_eq!(rig.burst("runaway", 50), 5);
-    rig.wait(1_799_000);
-    assert_eq!(rig.burst("runaway", 50), 50);
-    rig.callers.clamp("runaway", "5/s", half_an_hour).unwrap();
-    assert_eq!(rig.burst("runaway", 50), 5);
-    assert!(rig.callers.lift_clamp("runaway") && !rig.callers.lift_clamp("runaway"));
-    assert_eq!(rig.burst("runaway", 50), 50);
-    let error = rig
-        .callers
-        .clamp("runaway", "5/d", half_an_hour)
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "\"5/d\" is not a rate; use N/s, N/min or N/h"
-    );
-    assert!(rig.callers.clamp("runaway", "0/s", half_an_hour).is_err());
-}
-
-#[test]
-fn a_clamp_holds_where_no_policy_is_written_down_and_for_a_claimed_name() {
-    let rig = Rig::new(|builder| builder);
-    rig.callers
-        .clamp("claimer", "5/s", std::time::Duration::from_secs(60))
-        .unwrap();
-    let admitted = (0..50)
-        .filter(|_| rig.ask(claimed("claimer")).0 == 200)
-        .count();
-    assert_eq!((admitted, rig.burst("calm", 50)), (5, 50));
-    rig.wait(61_000);
-    let admitted = (0..50)
-        .filter(|_| rig.ask(claimed("claimer")).0 == 200)
-        .count();
-    assert_eq!(admitted, 50);
-}
-
-#[test]
-fn a_late_identity_takes_its_place_in_flight_along() {
-    use callerid::CallerSlot;
-    use tower::{Layer, Service};
-    let rig = Rig::new(|builder| builder.max_in_flight(1).ceiling(9).late_identity());
-    let inner = tower::service_fn(async |request: Request<()>| {
-        let slot = request.extensions().get::<CallerSlot>().unwrap();
-        slot.verified("late").unwrap();
-        let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
-        Ok::<_, std::convert::Infallible>(http::Response::new(body))
-    });
-    let mut service = rig.callers.layer().layer(inner);
-    let held = crate::support::now(service.call(from("early"))).unwrap();
-    assert_eq!(rig.get("early"), 200, "its place is free");
-    assert_eq!(rig.get("late"), 429, "this one is taken");
-    assert_eq!(rig.callers.snapshot().ceiling.unwrap().in_flight, 1);
-    drop(held);
-    assert_eq!(rig.get("late"), 200);
-    assert_eq!(rig.callers.snapshot().ceiling.unwrap().in_flight, 0);
 }
 
 #[test]

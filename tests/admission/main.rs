@@ -4,8 +4,11 @@
 
 mod ceiling;
 mod config;
+mod in_flight;
 mod limits;
+mod mistakes;
 mod refusals;
 mod shadow;
 mod sockets;
 mod support;
+mod switch;

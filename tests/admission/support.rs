@@ -1,6 +1,7 @@
 //! A table of callers on a clock that stands still, with a service behind it.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,30 @@ use tower::{Layer, Service};
 pub type Answer = Response<ResponseBody<Full<Bytes>>>;
 
 pub const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// A file that goes when the test does.
+pub struct File(pub PathBuf);
+
+impl File {
+    pub fn new(text: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("callerid-{}-{number}.toml", std::process::id());
+        let file = Self(std::env::temp_dir().join(name));
+        file.write(text);
+        file
+    }
+
+    pub fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
 
 pub struct Rig {
     pub callers: Callers,
