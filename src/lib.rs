@@ -3,6 +3,8 @@
 
 pub mod caller;
 pub mod clock;
+#[doc(hidden)]
+pub mod detect;
 pub mod identify;
 mod outcome;
 mod roster;

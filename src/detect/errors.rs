@@ -1,0 +1,174 @@
+//! Error classes against the caller's past and against what the other callers see on the same routes.
+//!
+//! One cumulative sum per class on the request clock, for a change of the class's share from `p0` to
+//! `q = min(0.9, 8 p0)`: an error is worth `ln(q / p0)`, any other answer `ln((1 - q) / (1 - p0))`.
+//! `p0` is the largest of the caller's own past share, 1.3 times the share that the *other* callers see on
+//! the same route (the control group: an error that everybody gets is nobody's), and 3 %.
+
+use super::World;
+use super::math::{decay, ratio, smooth};
+use crate::outcome::{Class, Fault};
+
+/// Error classes; [`Class::Ok`] is not among them.
+const ERRORS: usize = Class::COUNT - 1;
+/// Time constant of what is recent, in seconds.
+pub(super) const RECENT: f32 = 4.0;
+/// Time constant of what is usual, in seconds.
+pub(super) const MEMORY: f32 = 1800.0;
+/// Errors come in clusters (one batch of bad input); evidence is divided by this.
+const CLUSTER: f32 = 1.5;
+const LEAST_SHARE: f32 = 0.03;
+const THRESHOLD: f32 = 17.0;
+/// Own requests that make a past.
+const ENOUGH: f32 = 30.0;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Errors {
+    evidence: [f32; ERRORS],
+    /// Completed requests per second by class, over the last seconds.
+    recent: [f32; Class::COUNT],
+    /// The same over the last half hour, to be divided by `learned`.
+    usual: [f32; Class::COUNT],
+    learned: f32,
+    /// Whole seconds since a class's evidence left zero.
+    age: [u8; ERRORS],
+}
+
+/// An error class in excess.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Excess {
+    pub(super) class: Class,
+    pub(super) baseline: f32,
+    pub(super) observed: f32,
+    pub(super) age: f32,
+}
+
+impl Errors {
+    pub(super) fn recent(&self, class: Class) -> f32 {
+        self.recent[class.index()]
+    }
+
+    pub(super) fn recent_all(&self) -> f32 {
+        self.recent.iter().sum()
+    }
+
+    /// Requests per second of a class in the past.
+    pub(super) fn usual(&self, class: Class) -> f32 {
+        ratio(self.usual[class.index()], self.learned)
+    }
+
+    /// How much of the past is known, 0 to 1; the divisor of every sum with the time constant [`MEMORY`].
+    pub(super) fn learned(&self) -> f32 {
+        self.learned
+    }
+
+    /// Errors per second in the past that speak against the caller.
+    pub(super) fn usual_faults(&self) -> f32 {
+        Class::ALL
+            .into_iter()
+            .filter(|c| c.fault() == Fault::Caller)
+            .map(|c| self.usual(c))
+            .sum()
+    }
+
+    /// The share of a class in the past.
+    pub(super) fn share(&self, class: Class) -> f32 {
+        let all: f32 = self.usual.iter().sum();
+        let share = ratio(self.usual[class.index()], all);
+        // Without a past nothing is unusual but nearly everything failing.
+        if all * MEMORY < ENOUGH {
+            share.max(0.5)
+        } else {
+            share
+        }
+    }
+
+    /// Takes completed requests by class in `dt` seconds.
+    pub(super) fn count(&mut self, by_class: &[f32; Class::COUNT], dt: f32, learn: bool) {
+        for (recent, &n) in self.recent.iter_mut().zip(by_class) {
+            smooth(recent, n, dt, RECENT);
+        }
+        if learn {
+            let keep = decay(dt, MEMORY);
+            for (usual, &n) in self.usual.iter_mut().zip(by_class) {
+                *usual = *usual * keep + n / MEMORY;
+            }
+            self.learned = self.learned * keep + (1.0 - keep);
+        }
+    }
+
+    /// Weighs the answers of one route: `n` requests, `errors` of them of `class`, while other callers see
+    /// the share `others` there.
+    pub(super) fn weigh(&mut self, class: Class, n: f32, errors: f32, others: f32) {
+        let Some(i) = class.index().checked_sub(1) else {
+            return;
+        };
+        if errors <= 0.0 && self.evidence[i] <= 0.0 {
+            return;
+        }
+        let p0 = self
+            .share(class)
+            .max(1.3 * others)
+            .clamp(LEAST_SHARE, 0.7);
+        let q = (8.0 * p0).min(0.9);
+        let gain = errors * (q / p0).ln() + (n - errors) * ((1.0 - q) / (1.0 - p0)).ln();
+        self.evidence[i] = (self.evidence[i] + gain / CLUSTER).clamp(0.0, 3.0 * THRESHOLD);
+    }
+
+    /// Counts the age of excursions, once a second.
+    pub(super) fn grow_older(&mut self) {
+        for (age, &evidence) in self.age.iter_mut().zip(&self.evidence) {
+            *age = if evidence > 0.0 { age.saturating_add(1) } else { 0 };
+        }
+    }
+
+    /// Takes evidence back, where it turns out that others suffer from the same.
+    pub(super) fn acquit(&mut self, class: Class) {
+        if let Some(i) = class.index().checked_sub(1) {
+            self.evidence[i] = 0.0;
+            self.age[i] = 0;
+        }
+    }
+
+    /// The class in excess, if there is evidence enough.
+    pub(super) fn excess(&self, world: &World, prior: f32) -> Option<Excess> {
+        let (i, evidence) = self
+            .evidence
+            .iter()
+            .enumerate()
+            .max_by(|a, b| a.1.total_cmp(b.1))?;
+        if evidence + prior < THRESHOLD {
+            return None;
+        }
+        let class = Class::ALL[i + 1];
+        let all = self.recent_all();
+        let baseline = self.share(class);
+        let observed = ratio(self.recent(class), all);
+        let least = (0.012 * world.total).max(0.5 * world.errors);
+        let age = f32::from(self.age[i]);
+        // Failures of the service need a control group, and time for it to show.
+        let unripe = class.fault() == Fault::Service && age < 5.0;
+        if unripe || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
+            return None;
+        }
+        Some(Excess { class, baseline, observed, age })
+    }
+
+    /// Whether the share of the class is back where it is usual.
+    pub(super) fn is_over(&self, class: Class, baseline: f32) -> bool {
+        self.recent(class) <= (2.0 * baseline).max(0.1) * self.recent_all()
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.evidence = [0.0; ERRORS];
+        self.age = [0; ERRORS];
+    }
+
+    /// The change has become the rule.
+    pub(super) fn accept(&mut self) {
+        for (usual, recent) in self.usual.iter_mut().zip(self.recent) {
+            *usual = recent * self.learned;
+        }
+        self.reset();
+    }
+}

@@ -1,0 +1,251 @@
+//! Requests per second against the largest rate that would be harmless.
+//!
+//! Three cumulative sums (Page 1954) per caller, for a rise to k = 2, 5 and 15 times the reference. In an
+//! interval with `n` requests
+//!
+//! ```text
+//! S_k <- max(0, S_k + (n ln k - (k - 1) R0 dt) / phi)
+//! ```
+//!
+//! which is the log-likelihood ratio of two Poisson processes, divided by the Fano factor `phi` (variance to
+//! mean of the counts), because callers send in bursts: what looks like 17 nats of evidence under Poisson is a
+//! usual afternoon for a caller with `phi` = 10. For known rates no test of the same false-alarm rate is
+//! faster in the worst case (Lorden 1971, Moustakides 1986); the bank of three costs little for not knowing k.
+//!
+//! The reference `R0` is not the caller's mean but the largest rate that nobody would call a runaway: half as
+//! much again as usual, or as usual and 8 % of all traffic on top; more for a caller who is too new to have
+//! a past, and in proportion when everybody rises.
+//!
+//! Past bursts are remembered by height at four time scales. They do not raise the reference, which would let a
+//! runaway as high as a former two-second burst hide for ever, but an alarm must exceed them at *some* scale:
+//! a runaway as high as a cron job is found when it lasts longer than the cron job does.
+
+use super::math::{decay, ratio, smooth};
+use super::{WINDOW, World};
+
+/// The rises that the three sums look for.
+const FACTORS: [f32; 3] = [2.0, 5.0, 15.0];
+/// Time constants of the remembered bursts, in seconds.
+const SCALES: [f32; 4] = [2.0, 8.0, 32.0, 96.0];
+/// An alarm must exceed the remembered bursts by this factor: the next one may be a little higher.
+const OVER_PEAK: f32 = 1.5;
+/// Days that a burst is remembered for, as a time constant in seconds.
+const PEAK_MEMORY: f32 = 3.0 * 86_400.0;
+/// Time constant of the mean, in seconds.
+const MEMORY: f32 = 1800.0;
+/// A window counts for at most this many times the mean.
+const WINSOR: f32 = 3.0;
+const FANO_PRIOR: f32 = 3.0;
+const FANO_PRIOR_WEIGHT: f32 = 40.0;
+const FANO_MOST: f32 = 25.0;
+/// Of the evidence for the Fano factor, what is left after a window (a time constant of an hour).
+const FANO_KEEP: f32 = 0.9972;
+
+/// Evidence in nats at which a rise is an alarm: one false alarm per caller and month, and some.
+pub(super) const THRESHOLD: f32 = 17.0;
+/// At least so many requests above expectation.
+const LEAST_EXCESS: f32 = 20.0;
+/// At least the traffic of the whole service in so many seconds.
+const LEAST_SECONDS: f32 = 0.4;
+/// At least this part of all traffic.
+const LEAST_SHARE: f32 = 0.15;
+
+/// One caller's requests per second: its past, and the evidence that it departs from it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rate {
+    mean: f32,
+    window: f32,
+    previous: f32,
+    fano: [f32; 2],
+    fano_pending: [f32; 2],
+    evidence: [f32; 3],
+    count: [f32; 3],
+    elapsed: [f32; 3],
+    level: [f32; 4],
+    burst: [f32; 4],
+    peak: [f32; 4],
+    age: u16,
+}
+
+/// A rise that is an alarm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rise {
+    pub(super) baseline: f32,
+    pub(super) observed: f32,
+    /// Seconds since the change began.
+    pub(super) age: f32,
+}
+
+impl Rate {
+    /// Requests per second in the past.
+    pub(super) fn mean(&self) -> f32 {
+        self.mean
+    }
+
+    /// Requests per second over the last seconds.
+    pub(super) fn now(&self) -> f32 {
+        self.level[1]
+    }
+
+    /// Requests per second over the last half minute.
+    pub(super) fn lately(&self) -> f32 {
+        self.level[2]
+    }
+
+    /// Windows that the mean has seen.
+    pub(super) fn age(&self) -> u16 {
+        self.age
+    }
+
+    /// How bursty the caller is: variance to mean of its counts.
+    pub(super) fn fano(&self) -> f32 {
+        let [sum, weight] = self.fano;
+        ratio(
+            sum + FANO_PRIOR * FANO_PRIOR_WEIGHT,
+            weight + FANO_PRIOR_WEIGHT,
+        )
+        .clamp(1.0, FANO_MOST)
+    }
+
+    /// The largest harmless rate.
+    pub(super) fn reference(&self, world: &World) -> f32 {
+        let usual = world.common * self.mean;
+        // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
+        let age = f32::from(self.age) * WINDOW;
+        let allowance = 0.08 + 0.17 * decay(age, 90.0);
+        let reference = (1.5 * usual).max(usual + allowance * world.total);
+        reference.max(0.02) * world.grace
+    }
+
+    /// Takes `n` requests in `dt` seconds. During an alarm nothing is learned.
+    pub(super) fn observe(&mut self, n: f32, dt: f32, world: &World) {
+        let reference = self.reference(world);
+        let fano = self.fano();
+        for (i, k) in FACTORS.into_iter().enumerate() {
+            let gain = (n * k.ln() - (k - 1.0) * reference * dt) / fano;
+            let sum = self.evidence[i] + gain;
+            if sum > 0.0 {
+                // A cap, so that the end of a long excursion is seen soon.
+                self.evidence[i] = sum.min(40.0 * THRESHOLD);
+                self.count[i] += n;
+                self.elapsed[i] += dt;
+            } else {
+                self.evidence[i] = 0.0;
+                self.count[i] = 0.0;
+                self.elapsed[i] = 0.0;
+            }
+        }
+        self.window += n;
+        for (level, tau) in self.level.iter_mut().zip(SCALES) {
+            smooth(level, n, dt, tau);
+        }
+        for (burst, level) in self.burst.iter_mut().zip(self.level) {
+            *burst = burst.max(level);
+        }
+    }
+
+    /// A burst that ended by itself is remembered; one that was an alarm is not.
+    pub(super) fn settle(&mut self, alarmed: bool) {
+        if alarmed {
+            self.burst = [0.0; 4];
+        } else if self.calm() {
+            for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
+                *peak = peak.max(*burst);
+                *burst = 0.0;
+            }
+        }
+    }
+
+    fn calm(&self) -> bool {
+        self.evidence.iter().all(|&s| s <= 0.0)
+    }
+
+    /// Closes a window of [`WINDOW`] seconds.
+    pub(super) fn roll(&mut self, alarmed: bool) {
+        let n = std::mem::take(&mut self.window);
+        if alarmed {
+            self.fano_pending = [0.0; 2];
+            return;
+        }
+        if self.age > 0 {
+            // Successive differences: a drift of the mean does not look like burstiness.
+            let difference = n - self.previous;
+            self.fano_pending[0] += difference * difference;
+            self.fano_pending[1] += n + self.previous;
+        }
+        self.previous = n;
+        if self.calm() {
+            for (sum, pending) in self.fano.iter_mut().zip(&mut self.fano_pending) {
+                *sum = *sum * FANO_KEEP + std::mem::take(pending);
+            }
+        }
+        let mut rate = n / WINDOW;
+        if self.age >= 6 {
+            let noise = 3.0 * (self.fano() * self.mean / WINDOW).sqrt();
+            rate = rate.min((WINSOR * self.mean).max(self.mean + noise + 0.1));
+        }
+        self.age = self.age.saturating_add(1);
+        let weight = (WINDOW / MEMORY).max(1.0 / f32::from(self.age));
+        self.mean += weight * (rate - self.mean);
+        let forget = decay(WINDOW, PEAK_MEMORY);
+        for peak in &mut self.peak {
+            *peak *= forget;
+        }
+    }
+
+    /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere, `share` the part
+    /// of all traffic that it must be for an alarm.
+    pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Rise> {
+        let expected = world.common * self.mean;
+        let strongest = (0..FACTORS.len()).max_by(|&a, &b| {
+            self.evidence[a]
+                .total_cmp(&self.evidence[b])
+        })?;
+        if self.evidence[strongest] + prior < THRESHOLD {
+            return None;
+        }
+        let excess = self.count[strongest] - expected * self.elapsed[strongest];
+        if excess < LEAST_EXCESS.max(LEAST_SECONDS * world.total) {
+            return None;
+        }
+        let observed = self.level[0].max(self.level[1]);
+        if observed - expected < LEAST_SHARE * world.total {
+            return None;
+        }
+        if !self.exceeds_past_bursts(world) {
+            return None;
+        }
+        Some(Rise {
+            baseline: self.mean,
+            observed,
+            age: self.elapsed[strongest],
+        })
+    }
+
+    fn exceeds_past_bursts(&self, world: &World) -> bool {
+        self.level
+            .iter()
+            .zip(self.peak)
+            .any(|(&level, peak)| level > OVER_PEAK * world.common * peak)
+    }
+
+    /// Whether the rate is back where it is harmless.
+    pub(super) fn is_over(&self, world: &World) -> bool {
+        self.now() < 1.3 * self.reference(world)
+    }
+
+    /// Forgets the evidence, after an episode.
+    pub(super) fn reset(&mut self) {
+        self.evidence = [0.0; 3];
+        self.count = [0.0; 3];
+        self.elapsed = [0.0; 3];
+        self.burst = [0.0; 4];
+    }
+
+    /// The change has become the rule: what is now, is normal.
+    pub(super) fn accept(&mut self) {
+        self.mean = self.lately();
+        self.peak = self.level;
+        self.reset();
+    }
+}

@@ -1,0 +1,142 @@
+//! The service as a whole: what everybody gets, hence what anybody's *others* get.
+
+use super::errors::{MEMORY, RECENT};
+use super::math::{decay, ratio};
+use super::observe::{RouteDelta, RouteId};
+use crate::outcome::{Class, Fault};
+
+/// Routes beyond this many share the last place.
+const MOST_ROUTES: usize = 1024;
+/// Time constant of durations compared with their past, in seconds.
+const PACE: f32 = 8.0;
+/// A service that fails this share of the others' requests blames nobody for failures.
+const FAILING: f32 = 0.1;
+
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    recent: [f32; Class::COUNT],
+    time: f32,
+    weight: f32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Service {
+    routes: Vec<Tally>,
+    recent: [f32; Class::COUNT],
+    usual: [f32; Class::COUNT],
+    pace: Pace,
+}
+
+/// Seconds of request time, and what the same requests usually take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    took: f32,
+    usual: f32,
+}
+
+impl Pace {
+    pub(super) fn fade(&mut self, dt: f32) {
+        let keep = decay(dt, PACE);
+        self.took *= keep;
+        self.usual *= keep;
+    }
+
+    pub(super) fn count(&mut self, took: f32, usual: f32) {
+        self.took += took;
+        self.usual += usual;
+    }
+}
+
+impl Service {
+    pub(super) fn fade(&mut self, dt: f32) {
+        let (recent, usual) = (decay(dt, RECENT), decay(dt, MEMORY));
+        for tally in &mut self.routes {
+            tally.recent = tally.recent.map(|n| n * recent);
+            tally.time *= usual;
+            tally.weight *= usual;
+        }
+        self.recent = self.recent.map(|n| n * recent);
+        self.usual = self.usual.map(|n| n * usual);
+        self.pace.fade(dt);
+    }
+
+    /// Counts one route of one caller and returns how long its requests usually take in sum. A caller in
+    /// a runaway does not teach what is usual.
+    pub(super) fn count(&mut self, delta: &RouteDelta, learn: bool) -> f32 {
+        let place = (delta.route as usize).min(MOST_ROUTES - 1);
+        if self.routes.len() <= place {
+            self.routes.resize(place + 1, Tally::default());
+        }
+        let Some(tally) = self.routes.get_mut(place) else {
+            return 0.0;
+        };
+        let n = delta.completed();
+        let took = if delta.service_time.is_finite() { delta.service_time.max(0.0) } else { 0.0 };
+        for i in 0..Class::COUNT {
+            tally.recent[i] += delta.by_class[i] as f32 / RECENT;
+            self.recent[i] += delta.by_class[i] as f32 / RECENT;
+            if learn {
+                self.usual[i] += delta.by_class[i] as f32 / MEMORY;
+            }
+        }
+        let usual = if tally.weight > 0.0 { n * tally.time / tally.weight } else { took };
+        if learn {
+            let most = if tally.weight * MEMORY > 10.0 { 5.0 * usual } else { took };
+            tally.time += took.min(most) / MEMORY;
+            tally.weight += n / MEMORY;
+        }
+        // One request that takes for ever says little about the pace.
+        self.pace.count(took.min(20.0 * usual), usual);
+        usual
+    }
+
+    /// The share of a class among the answers that others get on a route, given the caller's own recent
+    /// requests and faults there.
+    pub(super) fn others_on(&self, route: RouteId, class: Class, own: (f32, f32), own_class: f32) -> f32 {
+        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+            return 0.0;
+        };
+        let all: f32 = tally.recent.iter().sum();
+        share(all - own.0, tally.recent[class.index()] - own.1.min(own_class))
+    }
+
+    /// The share of the service's own faults among the answers that others get.
+    pub(super) fn others_faults(&self, own_all: f32, own_faults: f32) -> f32 {
+        share(self.recent.iter().sum::<f32>() - own_all, faults(&self.recent) - own_faults)
+    }
+
+    /// The same in the past.
+    pub(super) fn usual_faults(&self) -> f32 {
+        ratio(faults(&self.usual), self.usual.iter().sum())
+    }
+
+    /// Whether the service fails the others.
+    pub(super) fn fails_others(&self, own_all: f32, own_faults: f32) -> bool {
+        self.others_faults(own_all, own_faults) >= FAILING
+    }
+
+    /// Completed requests per second, now.
+    pub(super) fn recent_all(&self) -> f32 {
+        self.recent.iter().sum()
+    }
+
+    /// How many times as long as usual the others' requests take.
+    pub(super) fn slowdown(&self, own: &Pace) -> f32 {
+        let took = self.pace.took - own.took;
+        let usual = self.pace.usual - own.usual;
+        if usual > 0.02 { ratio(took, usual) } else { 1.0 }
+    }
+}
+
+fn faults(by_class: &[f32; Class::COUNT]) -> f32 {
+    Class::ALL
+        .into_iter()
+        .filter(|c| c.fault() == Fault::Service)
+        .map(|c| by_class[c.index()])
+        .sum()
+}
+
+/// A share that is drawn to zero where it stands on less than a few requests.
+fn share(all: f32, part: f32) -> f32 {
+    ratio(part.max(0.0), all.max(0.0) + 1.0 / RECENT).min(1.0)
+}
