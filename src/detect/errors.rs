@@ -1,7 +1,7 @@
 //! Error classes against the caller's past and against what the other callers see on the same routes.
 //!
 //! One cumulative sum per class on the request clock, for a change of the class's share from `p0` to
-//! `q = min(0.9, 8 p0)`: an error is worth `ln(q / p0)`, any other answer `ln((1 - q) / (1 - p0))`.
+//! `q = max(min(0.6, 8 p0), (1 + 2 p0) / 3)`: an error is worth `ln(q / p0)`, any other answer `ln((1 - q) / (1 - p0))`.
 //! `p0` is the largest of the caller's own past share, 1.3 times the share that the *other* callers see on
 //! the same route (the control group: an error that everybody gets is nobody's), and 3 %.
 
@@ -110,7 +110,7 @@ impl Errors {
             .share(class)
             .max(1.3 * others)
             .clamp(LEAST_SHARE, 0.7);
-        let q = (8.0 * p0).min(0.9);
+        let q = (8.0 * p0).min(0.6).max((1.0 + 2.0 * p0) / 3.0);
         let gain = errors * (q / p0).ln() + (n - errors) * ((1.0 - q) / (1.0 - p0)).ln();
         self.evidence[i] = (self.evidence[i] + gain / CLUSTER).clamp(0.0, 3.0 * THRESHOLD);
     }
@@ -144,10 +144,11 @@ impl Errors {
         let all = self.recent_all();
         let baseline = self.share(class);
         let observed = ratio(self.recent(class), all);
-        let least = (0.012 * world.total).max(0.5 * world.errors);
+        let least = (0.012 * world.total).max(0.3 * world.errors);
         let age = f32::from(self.age[i]);
-        // Failures of the service need a control group, and time for it to show.
-        let unripe = class.fault() == Fault::Service && age < 5.0;
+        // Failures of the service need a control group, and time for it to show; one batch of bad input
+        // is soon over.
+        let unripe = age < if class.fault() == Fault::Service { 5.0 } else { 1.0 };
         if unripe || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
             return None;
         }

@@ -35,6 +35,8 @@ pub(super) struct Hold {
     level: [f32; 2],
     burst: [f32; 2],
     peak: [f32; 2],
+    /// The request time of the longest requests in this excursion, as the grain of the evidence.
+    coarse: f32,
     ticks: u16,
 }
 
@@ -49,6 +51,11 @@ impl Hold {
     /// Requests in flight in the past, on average.
     pub(super) fn mean(&self) -> f32 {
         self.mean
+    }
+
+    /// Requests in flight over the last seconds.
+    pub(super) fn now(&self) -> f32 {
+        self.level[0]
     }
 
     pub(super) fn lately(&self) -> f32 {
@@ -69,12 +76,16 @@ impl Hold {
     /// usual the caller sends.
     pub(super) fn observe(&mut self, busy: f32, dt: f32, world: &World, growth: f32) {
         let reference = self.reference(world, growth);
-        let gain = (busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt) / self.grain();
-        let sum = self.evidence + gain.min(MOST_PER_TICK);
+        let raw = busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt;
+        // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
+        let grain = self.grain().max(self.coarse).max(raw / MOST_PER_TICK);
+        let gain = raw / grain;
+        let sum = self.evidence + gain;
         if sum > 0.0 {
             self.evidence = sum.min(4.0 * THRESHOLD);
             self.held += busy;
             self.elapsed += dt;
+            self.coarse = grain;
             if gain > 1.0 {
                 self.ticks = self.ticks.saturating_add(1);
             }
@@ -83,6 +94,7 @@ impl Hold {
             self.held = 0.0;
             self.elapsed = 0.0;
             self.ticks = 0;
+            self.coarse = 0.0;
         }
         self.window += busy;
         for (level, tau) in self.level.iter_mut().zip(SCALES) {
@@ -145,7 +157,7 @@ impl Hold {
             .iter()
             .zip(self.peak)
             .any(|(&level, peak)| level > 1.5 * peak);
-        if excess < enough || rate < LEAST_SHARE * world.concurrency || !over_peak {
+        if excess < enough || rate < LEAST_SHARE * world.concurrency.max(world.others_hold) || !over_peak {
             return None;
         }
         Some(Holding {
@@ -164,6 +176,7 @@ impl Hold {
         self.held = 0.0;
         self.elapsed = 0.0;
         self.ticks = 0;
+        self.coarse = 0.0;
         self.burst = [0.0; 2];
     }
 

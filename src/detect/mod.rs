@@ -56,11 +56,13 @@ struct World {
     concurrency: f32,
     /// Usual errors per second that speak against callers.
     errors: f32,
+    /// Requests that the others hold in flight now.
+    others_hold: f32,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { common: 1.0, slowdown: 1.0, grace: 1.0, total: 0.0, concurrency: 0.0, errors: 0.0 }
+        Self { common: 1.0, slowdown: 1.0, grace: 1.0, total: 0.0, concurrency: 0.0, errors: 0.0, others_hold: 0.0 }
     }
 }
 
@@ -133,6 +135,8 @@ impl Detector {
             young += requests;
             new_names += names;
         }
+        let busy = tick.callers.iter().map(|c| c.busy.max(0.0)).sum();
+        self.service.hold(busy, dt as f32);
         smooth(&mut self.new_names, new_names, dt as f32, 8.0);
         smooth(&mut self.usual_new_names, new_names, dt as f32, 1800.0);
         for seen in tick.callers {
@@ -224,6 +228,7 @@ impl Detector {
         let own = Own::of(state);
         let mut world = self.world;
         world.slowdown = self.service.slowdown(&state.pace).max(1.0);
+        world.others_hold = self.service.others_hold(state.hold.now());
         let failing = self.service.fails_others(own.all, own.faults);
         let mut faults = 0.0;
         for delta in seen.routes {
@@ -254,6 +259,9 @@ impl Detector {
         state.rate.observe(demand, dt, &world);
         state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
         let growth = ratio(state.rate.now(), state.rate.mean());
+        if failing {
+            state.hold.reset();
+        }
         state.hold.observe(seen.busy.max(0.0), dt, &world, growth);
         state.hold.settle(state.alarmed());
         if self.clock >= FIRST {

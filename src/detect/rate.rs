@@ -47,6 +47,10 @@ pub(super) const THRESHOLD: f32 = 17.0;
 const LEAST_EXCESS: f32 = 20.0;
 /// At least the traffic of the whole service in so many seconds.
 const LEAST_SECONDS: f32 = 0.4;
+/// So many seconds more for a caller whose bursts have hardly been seen yet.
+const UNSEEN_SECONDS: f32 = 1.5;
+/// Requests by which bursts are known half as well as ever.
+const SEEN: f32 = 200.0;
 /// At least this part of all traffic.
 const LEAST_SHARE: f32 = 0.15;
 
@@ -197,36 +201,35 @@ impl Rate {
     /// of all traffic that it must be for an alarm.
     pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Rise> {
         let expected = world.common * self.mean;
-        let strongest = (0..FACTORS.len()).max_by(|&a, &b| {
-            self.evidence[a]
-                .total_cmp(&self.evidence[b])
-        })?;
-        if self.evidence[strongest] + prior < THRESHOLD {
-            return None;
-        }
-        let excess = self.count[strongest] - expected * self.elapsed[strongest];
-        if excess < LEAST_EXCESS.max(LEAST_SECONDS * world.total) {
-            return None;
-        }
-        let observed = self.level[0].max(self.level[1]);
-        if observed - expected < LEAST_SHARE * world.total {
-            return None;
-        }
-        if !self.exceeds_past_bursts(world) {
-            return None;
-        }
-        Some(Rise {
-            baseline: self.mean,
-            observed,
-            age: self.elapsed[strongest],
-        })
+        let seconds = LEAST_SECONDS + UNSEEN_SECONDS * SEEN / (SEEN + self.fano[1]);
+        let least = LEAST_EXCESS.max(seconds * world.total);
+        (0..FACTORS.len())
+            .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
+            .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)
+            .filter_map(|i| {
+                Some(Rise {
+                    baseline: self.mean,
+                    observed: self.unheard_of(world, expected, self.elapsed[i])?,
+                    age: self.elapsed[i],
+                })
+            })
+            .min_by(|a, b| a.age.total_cmp(&b.age))
     }
 
-    fn exceeds_past_bursts(&self, world: &World) -> bool {
-        self.level
-            .iter()
-            .zip(self.peak)
-            .any(|(&level, peak)| level > OVER_PEAK * world.common * peak)
+    /// The highest level that is a relevant part of all traffic and more than the remembered bursts on its
+    /// time scale. The scale must fit the age of the evidence: a spike at the end of a long busy period is
+    /// not what the evidence is about.
+    fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
+        // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and matter more.
+        let higher = self.level[1] > OVER_PEAK * world.common * self.peak[1];
+        let (over, share) = if higher { (OVER_PEAK, LEAST_SHARE) } else { (2.5, 0.3) };
+        (0..SCALES.len())
+            .filter(|&i| SCALES[i] >= age.min(SCALES[SCALES.len() - 1]) / 4.0)
+            .filter(|&i| i == 0 || self.level[i] > over * world.common * self.peak[i])
+            .filter(|&i| i > 0 || self.level[i] > OVER_PEAK * world.common * self.peak[i])
+            .filter(|&i| self.level[i] - expected >= if i == 0 { LEAST_SHARE } else { share } * world.total)
+            .map(|i| self.level[i])
+            .max_by(f32::total_cmp)
     }
 
     /// Whether the rate is back where it is harmless.

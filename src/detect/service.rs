@@ -1,7 +1,7 @@
 //! The service as a whole: what everybody gets, hence what anybody's *others* get.
 
 use super::errors::{MEMORY, RECENT};
-use super::math::{decay, ratio};
+use super::math::{decay, ratio, smooth};
 use super::observe::{RouteDelta, RouteId};
 use crate::outcome::{Class, Fault};
 
@@ -25,6 +25,7 @@ pub(super) struct Service {
     recent: [f32; Class::COUNT],
     usual: [f32; Class::COUNT],
     pace: Pace,
+    busy: f32,
 }
 
 /// Seconds of request time, and what the same requests usually take.
@@ -120,6 +121,16 @@ impl Service {
         self.recent.iter().sum()
     }
 
+    /// Takes what all callers held in flight, in seconds of request time.
+    pub(super) fn hold(&mut self, busy: f32, dt: f32) {
+        smooth(&mut self.busy, busy, dt, PACE);
+    }
+
+    /// What others hold in flight now, given what the caller holds.
+    pub(super) fn others_hold(&self, own: f32) -> f32 {
+        (self.busy - own).max(0.0)
+    }
+
     /// How many times as long as usual the others' requests take.
     pub(super) fn slowdown(&self, own: &Pace) -> f32 {
         let took = self.pace.took - own.took;
@@ -136,7 +147,10 @@ fn faults(by_class: &[f32; Class::COUNT]) -> f32 {
         .sum()
 }
 
-/// A share that is drawn to zero where it stands on less than a few requests.
+/// A share that is drawn to zero where it stands on few errors: one error of one other caller is no
+/// control group, three are.
 fn share(all: f32, part: f32) -> f32 {
-    ratio(part.max(0.0), all.max(0.0) + 1.0 / RECENT).min(1.0)
+    let part = part.max(0.0);
+    let few = 20.0 / (1.0 + part * RECENT).powi(2);
+    ratio(part, all.max(0.0) + few / RECENT).min(1.0)
 }
