@@ -32,6 +32,23 @@ pub(super) struct Errors {
     learned: f32,
     /// Whole seconds since a class's evidence left zero.
     age: [u8; ERRORS],
+    /// The highest rate in this excursion, and in excursions that ended by themselves; see [`Height`].
+    burst: [Height; ERRORS],
+    peak: [Height; ERRORS],
+}
+
+/// A rate in one byte, on a logarithmic scale with steps of 6 %: a remembered maximum need not be exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Height(u8);
+
+impl Height {
+    fn of(rate: f32) -> Self {
+        Self((16.0 * (16.0 * rate.max(0.0)).ln_1p()).ceil() as u8)
+    }
+
+    fn rate(self) -> f32 {
+        (f32::from(self.0) / 16.0).exp_m1() / 16.0
+    }
 }
 
 /// An error class in excess.
@@ -115,6 +132,28 @@ impl Errors {
         self.evidence[i] = (self.evidence[i] + gain / CLUSTER).clamp(0.0, 3.0 * THRESHOLD);
     }
 
+    /// A burst of errors that ended by itself is remembered; one that was an alarm is not.
+    pub(super) fn settle(&mut self, alarmed: bool) {
+        for i in 0..ERRORS {
+            let now = Height::of(self.recent[i + 1]);
+            if alarmed {
+                self.burst[i] = Height::default();
+            } else if self.evidence[i] > 0.0 {
+                self.burst[i] = self.burst[i].max(now);
+            } else {
+                self.peak[i] = self.peak[i].max(self.burst[i]).max(now);
+                self.burst[i] = Height::default();
+            }
+        }
+    }
+
+    /// Lowers the remembered bursts by a step.
+    pub(super) fn forget(&mut self) {
+        for peak in &mut self.peak {
+            peak.0 = peak.0.saturating_sub(1);
+        }
+    }
+
     /// Counts the age of excursions, once a second.
     pub(super) fn grow_older(&mut self) {
         for (age, &evidence) in self.age.iter_mut().zip(&self.evidence) {
@@ -149,7 +188,8 @@ impl Errors {
         // Failures of the service need a control group, and time for it to show; one batch of bad input
         // is soon over.
         let unripe = age < if class.fault() == Fault::Service { 5.0 } else { 1.0 };
-        if unripe || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
+        let unheard_of = self.recent(class) > 1.5 * self.peak[i].rate();
+        if unripe || !unheard_of || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
             return None;
         }
         Some(Excess { class, baseline, observed, age })
@@ -163,6 +203,7 @@ impl Errors {
     pub(super) fn reset(&mut self) {
         self.evidence = [0.0; ERRORS];
         self.age = [0; ERRORS];
+        self.burst = [Height::default(); ERRORS];
     }
 
     /// The change has become the rule.

@@ -18,7 +18,7 @@ const MOST_PER_TICK: f32 = 4.0;
 /// At least so many times what the whole service usually holds in flight must have been held in excess for a second.
 const LEAST_SECONDS: f32 = 6.0;
 /// At least this part of what the whole service usually holds in flight.
-const LEAST_SHARE: f32 = 0.5;
+const LEAST_SHARE: f32 = 0.3;
 const SCALES: [f32; 2] = [8.0, 32.0];
 const MEMORY: f32 = 1800.0;
 

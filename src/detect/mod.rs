@@ -39,6 +39,8 @@ const FIRST: f64 = 60.0;
 const WARM: f64 = 600.0;
 /// A deploy of its own is worth this much evidence against a caller, in nats.
 const DEPLOYED: f32 = 6.0;
+/// Windows after which remembered bursts of errors are lowered by a step: half in a day.
+const FORGET: u32 = 780;
 const MOST_EPISODES: usize = 256;
 
 /// What is normal for the service, and what all callers have in common now.
@@ -84,6 +86,7 @@ pub struct Detector {
     grace_until: f64,
     second: f64,
     window: f64,
+    windows: u32,
     degraded: Condition,
     crowd: Condition,
     next_id: u64,
@@ -239,12 +242,12 @@ impl Detector {
                 if service {
                     faults += errors;
                 }
-                let others = self.service.others_on(
-                    delta.route,
-                    class,
-                    state.shares.own(delta.route, class.fault()),
-                    state.errors.recent(class),
-                );
+                let own_class = state.errors.recent(class);
+                let own_there = state.shares.own(delta.route, class.fault());
+                let others = self
+                    .service
+                    .others_on(delta.route, class, own_there, own_class)
+                    .max(self.service.others(class, own.all, own_class));
                 let excused = service || class == Class::Cancelled;
                 if excused && (failing || others >= 0.1) {
                     state.errors.acquit(class);
@@ -254,6 +257,7 @@ impl Detector {
             }
         }
         let started = seen.started as f32;
+        state.errors.settle(state.alarmed());
         // What a failing service makes callers repeat is not their doing.
         let demand = if failing { (started - faults).max(0.0) } else { started };
         state.rate.observe(demand, dt, &world);
@@ -410,6 +414,10 @@ impl Detector {
     fn judge_names(&mut self, young: f32, dt: f32, now: f64, load: &Load, out: &mut Vec<Event>) {
         let world = self.world;
         let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
+        if self.clock < WARM / 2.0 {
+            // At first every name is new.
+            return;
+        }
         self.young.observe(young, dt, &world);
         self.young.settle(open);
         if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
@@ -432,6 +440,7 @@ impl Detector {
                 state.shares.fade(dt, learn);
                 state.pace.fade(dt);
                 state.errors.count(&[0.0; Class::COUNT], dt, learn);
+                state.errors.settle(!learn);
                 state.rate.observe(0.0, dt, &world);
                 state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
                 state.hold.observe(0.0, dt, &world, 1.0);
@@ -570,6 +579,10 @@ impl Detector {
         self.world.concurrency = concurrency;
         self.world.errors = errors;
         self.deploys.forget_old(now);
+        self.windows = self.windows.wrapping_add(1);
+        if self.windows.is_multiple_of(FORGET) {
+            self.callers.iter_mut().for_each(|s| s.errors.forget());
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Service {
     routes: Vec<Tally>,
     recent: [f32; Class::COUNT],
     usual: [f32; Class::COUNT],
+    /// The recent answers to callers who are not in a runaway.
+    sound: [f32; Class::COUNT],
     pace: Pace,
     busy: f32,
 }
@@ -58,6 +60,7 @@ impl Service {
         }
         self.recent = self.recent.map(|n| n * recent);
         self.usual = self.usual.map(|n| n * usual);
+        self.sound = self.sound.map(|n| n * recent);
         self.pace.fade(dt);
     }
 
@@ -78,6 +81,7 @@ impl Service {
             self.recent[i] += delta.by_class[i] as f32 / RECENT;
             if learn {
                 self.usual[i] += delta.by_class[i] as f32 / MEMORY;
+                self.sound[i] += delta.by_class[i] as f32 / RECENT;
             }
         }
         let usual = if tally.weight > 0.0 { n * tally.time / tally.weight } else { took };
@@ -99,6 +103,11 @@ impl Service {
         };
         let all: f32 = tally.recent.iter().sum();
         share(all - own.0, tally.recent[class.index()] - own.1.min(own_class))
+    }
+
+    /// The share of a class among the answers that others get anywhere, callers in a runaway left out.
+    pub(super) fn others(&self, class: Class, own_all: f32, own_class: f32) -> f32 {
+        share(self.sound.iter().sum::<f32>() - own_all, self.sound[class.index()] - own_class)
     }
 
     /// The share of the service's own faults among the answers that others get.
