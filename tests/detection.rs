@@ -248,7 +248,9 @@ fn loud() -> Vec<Situation> {
         }, &[("client-3", ONSET, 20.0)]),
         s("one caller's requests hang", |seed| {
             let mut w = plain(seed);
-            w.effects.push(Effect::Slow { client: Some(8), route: None, by: 150.0, from: ONSET, to: ONSET + 300.0 });
+            w.clients[8].routes = vec![(3, 1.0)];
+            w.capacity = 1e3;
+            w.effects.push(Effect::Slow { client: Some(8), route: None, by: 1000.0, from: ONSET, to: ONSET + 300.0 });
             w
         }, &[("client-8", ONSET, 60.0)]),
         s("overload until everything is slow", |seed| {

@@ -41,6 +41,8 @@ const WARM: f64 = 600.0;
 const DEPLOYED: f32 = 6.0;
 /// Windows after which remembered bursts of errors are lowered by a step: half in a day.
 const FORGET: u32 = 780;
+/// Others this many times as slow as usual are a slow service.
+const SLOW: f32 = 2.5;
 const MOST_EPISODES: usize = 256;
 
 /// What is normal for the service, and what all callers have in common now.
@@ -263,7 +265,8 @@ impl Detector {
         state.rate.observe(demand, dt, &world);
         state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
         let growth = ratio(state.rate.now(), state.rate.mean());
-        if failing {
+        // Where the others' requests are much slower too, nobody's slow requests are their own doing.
+        if failing || world.slowdown >= SLOW {
             state.hold.reset();
         }
         state.hold.observe(seen.busy.max(0.0), dt, &world, growth);
@@ -469,7 +472,7 @@ impl Detector {
     }
 
     fn judge_service(&mut self, now: f64, out: &mut Vec<Event>) {
-        let (mut active, mut failing) = (0, 0);
+        let (mut active, mut failing, mut failures) = (0, 0, 0.0);
         for state in self.callers.iter().filter(|s| !s.is_free() && !s.alarmed()) {
             let all = state.errors.recent_all();
             if all < 0.25 {
@@ -478,10 +481,14 @@ impl Detector {
             active += 1;
             let bad = 1.0 - ratio(state.errors.recent(Class::Ok), all);
             let usual = 1.0 - state.errors.share(Class::Ok).min(1.0);
-            failing += usize::from(bad >= usual + 0.2);
+            if bad >= usual + 0.2 {
+                failing += 1;
+                failures += (bad - usual) * all * errors::RECENT;
+            }
         }
         let warm = self.clock >= FIRST;
-        let looks = warm && failing >= 3 && failing * 5 >= active * 2;
+        // A few unlucky answers to a few callers are not a service that fails.
+        let looks = warm && failing >= 3 && failures >= 8.0 && failing * 5 >= active * 2;
         if self.degraded.turns(looks, now, 2.0, 30.0) {
             let kinds = (Kind::ServiceDegraded, Kind::ServiceRecovered);
             let observed = ratio(failing as f32, active as f32);

@@ -71,6 +71,7 @@ impl Service {
         if self.routes.len() <= place {
             self.routes.resize(place + 1, Tally::default());
         }
+        let steady = self.slowdown(&Pace::default()) < 2.0;
         let Some(tally) = self.routes.get_mut(place) else {
             return 0.0;
         };
@@ -85,7 +86,7 @@ impl Service {
             }
         }
         let usual = if tally.weight > 0.0 { n * tally.time / tally.weight } else { took };
-        if learn {
+        if learn && (steady || tally.weight * MEMORY < 10.0) {
             let most = if tally.weight * MEMORY > 10.0 { 5.0 * usual } else { took };
             tally.time += took.min(most) / MEMORY;
             tally.weight += n / MEMORY;

@@ -246,6 +246,7 @@ impl World {
                 }
             }
             t += TICK;
+            if std::env::var("DBG").is_ok() && (t % 50.0) < 0.01 { println!("t {t} in flight {in_flight} cap {}", self.capacity); }
             while deploys.first().is_some_and(|d| d.0 <= t) {
                 let (at, client, version) = deploys.remove(0);
                 detector.deployed(&names[client], version, Timestamp::from_nanos(nanos(at)));
@@ -258,6 +259,7 @@ impl World {
                 a.in_flight > 0
             });
         }
+        if std::env::var("DBG").is_ok() { for e in &events { println!("{} {:?} {:?} {:?} route {:?} base {:.2} obs {:.2} since {:.1} harm {:?}", e.t, e.kind, e.caller, e.signal, e.route, e.baseline, e.observed, e.since, e.harm); } }
         events
     }
 
