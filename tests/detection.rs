@@ -216,6 +216,7 @@ fn loud() -> Vec<Situation> {
         }, &[("client-7", ONSET + 60.0, 12.0), ("client-9", ONSET + 120.0, 12.0)]),
         s("expensive route", |seed| {
             let mut w = plain(seed);
+            w.capacity = 60.0;
             extra(&mut w, 12, 50, Class::Ok, Box::new(|t| if (ONSET..ONSET + 400.0).contains(&t) { 1.6 } else { 0.1 }));
             w.effects.push(Effect::Slow { client: None, route: Some(50), by: 30.0, from: 0.0, to: LENGTH });
             w
@@ -245,7 +246,7 @@ fn loud() -> Vec<Situation> {
             let mut w = plain(seed);
             w.effects.push(spoil(Some(3), None, Class::Auth, 0.95, 0));
             w
-        }, &[("client-3", ONSET, 20.0)]),
+        }, &[("client-3", ONSET, 25.0)]),
         s("one caller's requests hang", |seed| {
             let mut w = plain(seed);
             w.clients[8].routes = vec![(3, 1.0)];
@@ -264,7 +265,7 @@ fn loud() -> Vec<Situation> {
             extra(&mut w, 6, 9, Class::Validation, between(ONSET, ONSET + 120.0, 50.0));
             extra(&mut w, 6, 9, Class::Validation, between(ONSET + 400.0, ONSET + 500.0, 50.0));
             w
-        }, &[("client-6", ONSET, 4.0), ("client-6", ONSET + 400.0, 5.0)]),
+        }, &[("client-6", ONSET, 4.0), ("client-6", ONSET + 400.0, 6.0)]),
         s("a cron job that does not end", |seed| {
             let mut w = plain(seed);
             extra(&mut w, 20, 2, Class::Ok, Box::new(|t| if t % 300.0 < 15.0 || t >= ONSET { 60.0 } else { 0.0 }));

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event::Signal;
-use super::event::{Event, Kind};
+use super::event::{Event, Harm, Kind, Signal};
 use super::observe::CallerId;
 use crate::outcome::Class;
 
@@ -13,6 +12,8 @@ const CALM: f64 = 30.0;
 const SHARPENS: f64 = 12.0;
 /// Time between two updates at least.
 const PAUSE: f64 = 2.5;
+/// A burst of good requests that is over after so many seconds may come again.
+const HARMLESS: f64 = 60.0;
 /// What lasts this long is the rule.
 const LONGEST: f64 = 3600.0;
 
@@ -25,6 +26,7 @@ pub(super) struct Episode {
     /// What was last said.
     pub(super) said: Event,
     opened: f64,
+    worst: Harm,
     calm: Option<f64>,
 }
 
@@ -40,8 +42,8 @@ pub(super) enum Course {
 
 impl Episode {
     pub(super) fn open(id: CallerId, name: Arc<str>, signal: Signal, class: Option<Class>, said: Event) -> Self {
-        let opened = said.t;
-        Self { id, name, signal, class, said, opened, calm: None }
+        let (opened, worst) = (said.t, said.harm);
+        Self { id, name, signal, class, said, opened, worst, calm: None }
     }
 
     pub(super) fn course(&mut self, now: f64, is_over: bool) -> Course {
@@ -56,8 +58,17 @@ impl Episode {
         if now - since >= CALM { Course::Over } else { Course::GoesOn }
     }
 
+    /// Short, without harm, of good requests, without a deploy: what a new cron job looks like the first time.
+    pub(super) fn was_a_harmless_burst(&self, now: f64) -> bool {
+        now - CALM - self.opened <= HARMLESS
+            && self.worst == Harm::None
+            && self.said.class == Some(Class::Ok)
+            && self.said.deploy.is_none()
+    }
+
     /// What is to be said, if anything, given how things look now.
     pub(super) fn update(&mut self, mut now: Event) -> Option<Event> {
+        self.worst = self.worst.max(now.harm);
         let said = &self.said;
         let pause = now.t - said.t;
         let sharpening = now.t - self.opened <= SHARPENS;

@@ -14,7 +14,7 @@ use super::{WINDOW, World};
 const FACTOR: f32 = 3.0;
 const THRESHOLD: f32 = 15.0;
 /// The most that one tick is worth, in nats.
-const MOST_PER_TICK: f32 = 4.0;
+const MOST_PER_TICK: f32 = 6.0;
 /// At least so many times what the whole service usually holds in flight must have been held in excess for a second.
 const LEAST_SECONDS: f32 = 6.0;
 /// At least this part of what the whole service usually holds in flight.
@@ -37,7 +37,9 @@ pub(super) struct Hold {
     peak: [f32; 2],
     /// The request time of the longest requests in this excursion, as the grain of the evidence.
     coarse: f32,
-    ticks: u16,
+    /// How many requests the excursion is about: the most in flight at once, or, in a log, the ticks in
+    /// which slow ones ended.
+    many: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,7 @@ impl Hold {
 
     /// Takes `busy` seconds of request time in `dt` seconds; `growth` is how many times as many requests as
     /// usual the caller sends.
-    pub(super) fn observe(&mut self, busy: f32, dt: f32, world: &World, growth: f32) {
+    pub(super) fn observe(&mut self, busy: f32, in_flight: u32, dt: f32, world: &World, growth: f32) {
         let reference = self.reference(world, growth);
         let raw = busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt;
         // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
@@ -86,14 +88,16 @@ impl Hold {
             self.held += busy;
             self.elapsed += dt;
             self.coarse = grain;
-            if gain > 1.0 {
-                self.ticks = self.ticks.saturating_add(1);
+            if in_flight > 0 {
+                self.many = self.many.max(u16::try_from(in_flight).unwrap_or(u16::MAX));
+            } else if gain > 1.0 {
+                self.many = self.many.saturating_add(1);
             }
         } else {
             self.evidence = 0.0;
             self.held = 0.0;
             self.elapsed = 0.0;
-            self.ticks = 0;
+            self.many = 0;
             self.coarse = 0.0;
         }
         self.window += busy;
@@ -144,7 +148,7 @@ impl Hold {
     }
 
     pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Holding> {
-        if self.evidence + prior < THRESHOLD || self.ticks < 3 {
+        if self.evidence + prior < THRESHOLD || self.many < if prior > 0.0 { 2 } else { 3 } {
             return None;
         }
         let usual = self.mean * growth.max(world.common).max(1.0) * world.slowdown;
@@ -175,7 +179,7 @@ impl Hold {
         self.evidence = 0.0;
         self.held = 0.0;
         self.elapsed = 0.0;
-        self.ticks = 0;
+        self.many = 0;
         self.coarse = 0.0;
         self.burst = [0.0; 2];
     }

@@ -269,7 +269,7 @@ impl Detector {
         if failing || world.slowdown >= SLOW {
             state.hold.reset();
         }
-        state.hold.observe(seen.busy.max(0.0), dt, &world, growth);
+        state.hold.observe(seen.busy.max(0.0), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
         if self.clock >= FIRST {
             self.decide(seen, &world, growth, now, load, out);
@@ -446,7 +446,7 @@ impl Detector {
                 state.errors.settle(!learn);
                 state.rate.observe(0.0, dt, &world);
                 state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
-                state.hold.observe(0.0, dt, &world, 1.0);
+                state.hold.observe(0.0, 0, dt, &world, 1.0);
                 state.hold.settle(!learn);
             }
             state.errors.grow_older();
@@ -547,7 +547,7 @@ impl Detector {
             event.factor = (event.baseline > 0.0).then(|| event.observed / event.baseline);
             out.push(event);
             if names {
-                self.young.reset();
+                self.young.end(false);
             } else if let Some(s) = self.callers.get_mut(episode.id.slot as usize) {
                 s.alarms &= !episode.signal.bit();
                 let accepted = course == Course::Accepted;
@@ -558,7 +558,7 @@ impl Detector {
                     }
                     Signal::Errors if accepted => s.errors.accept(),
                     Signal::InFlight if accepted => s.hold.accept(),
-                    Signal::Rate => s.rate.reset(),
+                    Signal::Rate => s.rate.end(episode.was_a_harmless_burst(now) && s.alarms == 0),
                     Signal::Errors => s.errors.reset(),
                     Signal::InFlight => s.hold.reset(),
                     Signal::Names => {}

@@ -129,8 +129,7 @@ impl Rate {
             let gain = (n * k.ln() - (k - 1.0) * reference * dt) / fano;
             let sum = self.evidence[i] + gain;
             if sum > 0.0 {
-                // A cap, so that the end of a long excursion is seen soon.
-                self.evidence[i] = sum.min(40.0 * THRESHOLD);
+                self.evidence[i] = sum.min(4.0 * THRESHOLD);
                 self.count[i] += n;
                 self.elapsed[i] += dt;
             } else {
@@ -146,18 +145,30 @@ impl Rate {
         for (burst, level) in self.burst.iter_mut().zip(self.level) {
             *burst = burst.max(level);
         }
+        // The sums of a bursty caller drain slowly; what is back to normal is over all the same.
+        if self.level[0].max(self.level[1]) < 0.5 * reference && n <= 0.5 * reference * dt {
+            self.clear();
+        }
     }
 
-    /// A burst that ended by itself is remembered; one that was an alarm is not.
+    /// A burst that ended by itself is remembered.
     pub(super) fn settle(&mut self, alarmed: bool) {
-        if alarmed {
-            self.burst = [0.0; 4];
-        } else if self.calm() {
-            for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
-                *peak = peak.max(*burst);
-                *burst = 0.0;
-            }
+        if !alarmed && self.calm() {
+            self.remember();
         }
+    }
+
+    fn remember(&mut self) {
+        for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
+            *peak = peak.max(*burst);
+            *burst = 0.0;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.evidence = [0.0; 3];
+        self.count = [0.0; 3];
+        self.elapsed = [0.0; 3];
     }
 
     fn calm(&self) -> bool {
@@ -237,11 +248,12 @@ impl Rate {
         self.now() < 1.3 * self.reference(world)
     }
 
-    /// Forgets the evidence, after an episode.
-    pub(super) fn reset(&mut self) {
-        self.evidence = [0.0; 3];
-        self.count = [0.0; 3];
-        self.elapsed = [0.0; 3];
+    /// Ends an episode; `remember` its height where it turned out to be harmless.
+    pub(super) fn end(&mut self, remember: bool) {
+        self.clear();
+        if remember {
+            self.remember();
+        }
         self.burst = [0.0; 4];
     }
 
@@ -249,6 +261,6 @@ impl Rate {
     pub(super) fn accept(&mut self) {
         self.mean = self.lately();
         self.peak = self.level;
-        self.reset();
+        self.end(false);
     }
 }
