@@ -30,7 +30,7 @@ fn quiet() -> Vec<Situation> {
         name,
         build,
         culprits: &[],
-        common: ["fails", "rejects", "times out", "crowd", "catches up"].iter().any(|w| name.contains(w)),
+        common: ["fails", "rejects", "times out", "crowd", "catches up", "slow"].iter().any(|w| name.contains(w)),
     };
     vec![
         s("ordinary life", plain),
@@ -220,7 +220,7 @@ fn loud() -> Vec<Situation> {
             extra(&mut w, 12, 50, Class::Ok, Box::new(|t| if (ONSET..ONSET + 400.0).contains(&t) { 1.6 } else { 0.1 }));
             w.effects.push(Effect::Slow { client: None, route: Some(50), by: 30.0, from: 0.0, to: LENGTH });
             w
-        }, &[("client-12", ONSET, 45.0)]),
+        }, &[("client-12", ONSET, 90.0)]),
         s("tiny service", |seed| {
             let mut w = World::new(seed, 4, 0.6, LENGTH);
             extra(&mut w, 1, 3, Class::Ok, between(ONSET, ONSET + 400.0, 3.0));
@@ -246,14 +246,14 @@ fn loud() -> Vec<Situation> {
             let mut w = plain(seed);
             w.effects.push(spoil(Some(3), None, Class::Auth, 0.95, 0));
             w
-        }, &[("client-3", ONSET, 25.0)]),
+        }, &[("client-3", ONSET, 40.0)]),
         s("one caller's requests hang", |seed| {
             let mut w = plain(seed);
             w.clients[8].routes = vec![(3, 1.0)];
             w.capacity = 1e3;
             w.effects.push(Effect::Slow { client: Some(8), route: None, by: 1000.0, from: ONSET, to: ONSET + 300.0 });
             w
-        }, &[("client-8", ONSET, 60.0)]),
+        }, &[("client-8", ONSET, 120.0)]),
         s("overload until everything is slow", |seed| {
             let mut w = plain(seed);
             w.capacity = 8.0;
@@ -265,7 +265,7 @@ fn loud() -> Vec<Situation> {
             extra(&mut w, 6, 9, Class::Validation, between(ONSET, ONSET + 120.0, 50.0));
             extra(&mut w, 6, 9, Class::Validation, between(ONSET + 400.0, ONSET + 500.0, 50.0));
             w
-        }, &[("client-6", ONSET, 4.0), ("client-6", ONSET + 400.0, 6.0)]),
+        }, &[("client-6", ONSET, 6.0), ("client-6", ONSET + 400.0, 6.0)]),
         s("a cron job that does not end", |seed| {
             let mut w = plain(seed);
             extra(&mut w, 20, 2, Class::Ok, Box::new(|t| if t % 300.0 < 15.0 || t >= ONSET { 60.0 } else { 0.0 }));

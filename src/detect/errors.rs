@@ -188,7 +188,10 @@ impl Errors {
         // Failures of the service need a control group, and time for it to show; one batch of bad input
         // is soon over.
         let unripe = age < if class.fault() == Fault::Service { 5.0 } else { 1.0 };
-        let unheard_of = self.recent(class) > 1.5 * self.peak[i].rate();
+        let peak = self.peak[i].rate();
+        // Where bursts of several errors are known, the next may well be larger by a few.
+        let margin = if peak >= 4.0 / RECENT { 4.0 / RECENT } else { 0.0 };
+        let unheard_of = self.recent(class) > 1.5 * peak + margin;
         if unripe || !unheard_of || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
             return None;
         }

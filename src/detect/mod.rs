@@ -32,6 +32,7 @@ use state::State;
 const WINDOW: f32 = 10.0;
 /// After a pause of the whole stream everything is twice as strange for a while.
 const GRACE: f64 = 90.0;
+const SLOW_GRACE: f64 = 60.0;
 const PAUSE: f64 = 20.0;
 /// Before this nothing is known.
 const FIRST: f64 = 60.0;
@@ -86,6 +87,7 @@ pub struct Detector {
     clock: f64,
     silent: f64,
     grace_until: f64,
+    slow_until: f64,
     second: f64,
     window: f64,
     windows: u32,
@@ -182,7 +184,17 @@ impl Detector {
             self.silent = silent;
         }
         self.clock += dt;
-        self.world.grace = if self.clock < self.grace_until { 3.0 } else { 1.0 };
+        // What waited for a slow service comes at once when it recovers.
+        if self.service.slowdown(&service::Pace::default()) >= SLOW {
+            self.slow_until = self.clock + SLOW_GRACE;
+        }
+        self.world.grace = if self.clock < self.grace_until {
+            3.0
+        } else if self.clock < self.slow_until {
+            2.0
+        } else {
+            1.0
+        };
         dt
     }
 
@@ -234,6 +246,11 @@ impl Detector {
         let mut world = self.world;
         world.slowdown = self.service.slowdown(&state.pace).max(1.0);
         world.others_hold = self.service.others_hold(state.hold.now());
+        for delta in seen.routes {
+            let (requests, took) = state.shares.pace(delta.route);
+            let there = self.service.slowdown_on(delta.route, requests, took);
+            world.slowdown = world.slowdown.max(there);
+        }
         let failing = self.service.fails_others(own.all, own.faults);
         let mut faults = 0.0;
         for delta in seen.routes {

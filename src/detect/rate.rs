@@ -35,6 +35,10 @@ const PEAK_MEMORY: f32 = 3.0 * 86_400.0;
 const MEMORY: f32 = 1800.0;
 /// A window counts for at most this many times the mean.
 const WINSOR: f32 = 3.0;
+/// This part of all traffic on top of the usual is harmless;
+const ALLOWANCE: f32 = 0.08;
+/// so much more for a caller without a past.
+const NEWCOMER: f32 = 0.17;
 const FANO_PRIOR: f32 = 3.0;
 const FANO_PRIOR_WEIGHT: f32 = 40.0;
 const FANO_MOST: f32 = 25.0;
@@ -96,6 +100,16 @@ impl Rate {
         self.level[2]
     }
 
+    /// How many times as much as usual the caller sends, where that is more than a harmless part of all
+    /// traffic; else 1.
+    pub(super) fn growth(&self, world: &World) -> f32 {
+        if self.now() - self.mean > ALLOWANCE * world.total {
+            ratio(self.now(), self.mean).max(1.0)
+        } else {
+            1.0
+        }
+    }
+
     /// Windows that the mean has seen.
     pub(super) fn age(&self) -> u16 {
         self.age
@@ -116,7 +130,7 @@ impl Rate {
         let usual = world.common * self.mean;
         // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
         let age = f32::from(self.age) * WINDOW;
-        let allowance = 0.08 + 0.17 * decay(age, 90.0);
+        let allowance = ALLOWANCE + NEWCOMER * decay(age, 90.0);
         let reference = (1.5 * usual).max(usual + allowance * world.total);
         reference.max(0.02) * world.grace
     }

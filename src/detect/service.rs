@@ -15,6 +15,7 @@ const FAILING: f32 = 0.1;
 #[derive(Clone, Debug, Default)]
 struct Tally {
     recent: [f32; Class::COUNT],
+    pace: Pace,
     time: f32,
     weight: f32,
 }
@@ -55,6 +56,7 @@ impl Service {
         let (recent, usual) = (decay(dt, RECENT), decay(dt, MEMORY));
         for tally in &mut self.routes {
             tally.recent = tally.recent.map(|n| n * recent);
+            tally.pace.fade(dt);
             tally.time *= usual;
             tally.weight *= usual;
         }
@@ -92,6 +94,7 @@ impl Service {
             tally.weight += n / MEMORY;
         }
         // One request that takes for ever says little about the pace.
+        tally.pace.count(took.min(20.0 * usual), usual);
         self.pace.count(took.min(20.0 * usual), usual);
         usual
     }
@@ -146,6 +149,22 @@ impl Service {
         let took = self.pace.took - own.took;
         let usual = self.pace.usual - own.usual;
         if usual > 0.02 { ratio(took, usual) } else { 1.0 }
+    }
+
+    /// The same on one route, given what the caller's own requests there took; 1 where hardly anybody
+    /// else is.
+    pub(super) fn slowdown_on(&self, route: RouteId, own_requests: f32, own_took: f32) -> f32 {
+        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+            return 1.0;
+        };
+        let mean = ratio(tally.time, tally.weight);
+        let own_usual = own_requests * PACE * mean;
+        let usual = tally.pace.usual - own_usual;
+        if usual >= 2.0 * mean && usual > 0.0 {
+            ratio((tally.pace.took - own_took).max(0.0), usual)
+        } else {
+            1.0
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::outcome::{Class, Fault};
 
 /// Routes that are kept apart per caller. The lightest makes room for a new one.
 const SLOTS: usize = 6;
+/// Time constant of the durations, in seconds: longer, since slow requests are few.
+const BUSY: f32 = 16.0;
 /// A route that explains less than this much of the change is not named.
 const EXPLAINS: f32 = 0.6;
 
@@ -28,7 +30,7 @@ pub(super) struct Shares([Slot; SLOTS]);
 impl Shares {
     pub(super) fn fade(&mut self, dt: f32, learn: bool) {
         let recent = decay(dt, RECENT);
-        let busy = decay(dt, 4.0 * RECENT);
+        let busy = decay(dt, BUSY);
         let usual = if learn { decay(dt, MEMORY) } else { 1.0 };
         for slot in &mut self.0 {
             slot.usual *= usual;
@@ -63,7 +65,7 @@ impl Shares {
                 Fault::Service => slot.faults[1] += n as f32 / RECENT,
             }
         }
-        slot.busy += delta.service_time / (4.0 * RECENT);
+        slot.busy += delta.service_time;
     }
 
     /// The caller's own recent requests and faulty ones on a route, per second.
@@ -75,6 +77,15 @@ impl Shares {
             .map_or((0.0, 0.0), |s| {
                 (s.recent, s.faults[usize::from(fault == Fault::Service)])
             })
+    }
+
+    /// The caller's own recent requests per second on a route, and the seconds that they took of late.
+    pub(super) fn pace(&self, route: RouteId) -> (f32, f32) {
+        let key = route.saturating_add(1);
+        self.0
+            .iter()
+            .find(|s| s.route == key)
+            .map_or((0.0, 0.0), |s| (s.recent, s.busy))
     }
 
     /// The route that explains most of a rise in requests.
