@@ -110,6 +110,9 @@ fn quiet() -> Vec<Situation> {
         }),
         s("one route is slow for all", |seed| {
             let mut w = plain(seed);
+            for c in w.clients.iter_mut().step_by(3) {
+                c.routes.push((5, 0.5));
+            }
             w.effects.push(Effect::Slow { client: None, route: Some(5), by: 40.0, from: ONSET, to: ONSET + 300.0 });
             w
         }),

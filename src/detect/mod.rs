@@ -83,6 +83,7 @@ pub struct Detector {
     new_names: f32,
     usual_new_names: f32,
     last: Option<Timestamp>,
+    usual_tick: f64,
     /// Seconds of traffic seen: stands still while the whole stream does.
     clock: f64,
     silent: f64,
@@ -142,7 +143,7 @@ impl Detector {
             young += requests;
             new_names += names;
         }
-        let busy = tick.callers.iter().map(|c| c.busy.max(0.0)).sum();
+        let busy = tick.callers.iter().map(Observed::held).sum();
         self.service.hold(busy, dt as f32);
         smooth(&mut self.new_names, new_names, dt as f32, 8.0);
         smooth(&mut self.usual_new_names, new_names, dt as f32, 1800.0);
@@ -166,8 +167,10 @@ impl Detector {
             self.last = Some(now);
             return 0.0;
         };
-        let mut dt = now.since(last).as_secs_f64();
-        self.last = Some(now.max(last));
+        // Time that stands still or runs backwards is taken for a tick like the last one.
+        let mut dt = if now > last { now.since(last).as_secs_f64() } else { self.usual_tick };
+        self.usual_tick = dt.min(1.0);
+        self.last = Some(now);
         // Where it stops is expected of a small service, a pause is longer.
         let pause = PAUSE.max(20.0 / f64::from(self.world.total.max(0.02)));
         let silent = self.silent + dt;
@@ -224,7 +227,7 @@ impl Detector {
         let mut by_class = [0.0_f32; Class::COUNT];
         for delta in seen.routes {
             let usual = self.service.count(delta, learn);
-            state.pace.count(delta.service_time.clamp(0.0, 20.0 * usual), usual);
+            state.pace.count(delta.took().min(20.0 * usual), usual);
             state.shares.count(delta, learn);
             for (sum, &n) in by_class.iter_mut().zip(&delta.by_class) {
                 *sum += n as f32;
@@ -286,7 +289,7 @@ impl Detector {
         if failing || world.slowdown >= SLOW {
             state.hold.reset();
         }
-        state.hold.observe(seen.busy.max(0.0), seen.in_flight, dt, &world, growth);
+        state.hold.observe(seen.held(), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
         if self.clock >= FIRST {
             self.decide(seen, &world, growth, now, load, out);

@@ -45,6 +45,11 @@ impl RouteDelta {
     pub(super) fn completed(&self) -> f32 {
         self.by_class.iter().map(|&n| n as f32).sum()
     }
+
+    /// [`Self::service_time`], whatever was put there.
+    pub(super) fn took(&self) -> f32 {
+        sane(self.service_time)
+    }
 }
 
 /// What one caller did since the last tick.
@@ -70,6 +75,18 @@ pub struct Observed<'a> {
     pub busy: f32,
     /// Completed requests by route; only routes with any.
     pub routes: &'a [RouteDelta],
+}
+
+impl Observed<'_> {
+    /// [`Self::busy`], whatever was put there.
+    pub(super) fn held(&self) -> f32 {
+        sane(self.busy)
+    }
+}
+
+/// Seconds of request time as they can be: a year of a thousand requests at most.
+fn sane(seconds: f32) -> f32 {
+    if seconds.is_finite() { seconds.clamp(0.0, 3e10) } else { 0.0 }
 }
 
 /// The state of the service at a tick, as far as it is known.

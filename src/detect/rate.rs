@@ -57,6 +57,10 @@ const UNSEEN_SECONDS: f32 = 1.5;
 const SEEN: f32 = 200.0;
 /// At least this part of all traffic.
 const LEAST_SHARE: f32 = 0.15;
+/// What is not higher than remembered bursts but only longer must exceed them by this factor,
+const LONGER: f32 = 2.5;
+/// and be this part of all traffic.
+const LONGER_SHARE: f32 = 0.3;
 
 /// One caller's requests per second: its past, and the evidence that it departs from it.
 #[derive(Clone, Debug, Default)]
@@ -245,14 +249,18 @@ impl Rate {
     /// time scale. The scale must fit the age of the evidence: a spike at the end of a long busy period is
     /// not what the evidence is about.
     fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
-        // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and matter more.
-        let higher = self.level[1] > OVER_PEAK * world.common * self.peak[1];
-        let (over, share) = if higher { (OVER_PEAK, LEAST_SHARE) } else { (2.5, 0.3) };
+        let over = |i: usize, factor: f32| {
+            self.level[i] > factor * world.common * self.peak[i]
+        };
         (0..SCALES.len())
             .filter(|&i| SCALES[i] >= age.min(SCALES[SCALES.len() - 1]) / 4.0)
-            .filter(|&i| i == 0 || self.level[i] > over * world.common * self.peak[i])
-            .filter(|&i| i > 0 || self.level[i] > OVER_PEAK * world.common * self.peak[i])
-            .filter(|&i| self.level[i] - expected >= if i == 0 { LEAST_SHARE } else { share } * world.total)
+            .filter(|&i| {
+                // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
+                // matter more.
+                let higher = over(i.saturating_sub(1), OVER_PEAK);
+                let (factor, share) = if higher { (OVER_PEAK, LEAST_SHARE) } else { (LONGER, LONGER_SHARE) };
+                over(i, factor) && self.level[i] - expected >= share * world.total
+            })
             .map(|i| self.level[i])
             .max_by(f32::total_cmp)
     }

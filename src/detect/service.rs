@@ -78,7 +78,7 @@ impl Service {
             return 0.0;
         };
         let n = delta.completed();
-        let took = if delta.service_time.is_finite() { delta.service_time.max(0.0) } else { 0.0 };
+        let took = delta.took();
         for i in 0..Class::COUNT {
             tally.recent[i] += delta.by_class[i] as f32 / RECENT;
             self.recent[i] += delta.by_class[i] as f32 / RECENT;

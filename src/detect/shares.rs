@@ -65,7 +65,7 @@ impl Shares {
                 Fault::Service => slot.faults[1] += n as f32 / RECENT,
             }
         }
-        slot.busy += delta.service_time;
+        slot.busy += delta.took();
     }
 
     /// The caller's own recent requests and faulty ones on a route, per second.
