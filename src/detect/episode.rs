@@ -17,6 +17,9 @@ const HARMLESS: f64 = 60.0;
 /// What lasts this long is the rule.
 const LONGEST: f64 = 3600.0;
 
+/// Open episodes beyond this many are not opened: bounded whatever happens.
+pub(super) const MOST_EPISODES: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Episode {
     pub(super) id: CallerId,

@@ -257,7 +257,7 @@ impl Rate {
             .filter(|&i| {
                 // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
                 // matter more.
-                let higher = over(i.saturating_sub(1), OVER_PEAK);
+                let higher = (1..=i).all(|shorter| over(shorter, OVER_PEAK));
                 let (factor, share) = if higher { (OVER_PEAK, LEAST_SHARE) } else { (LONGER, LONGER_SHARE) };
                 over(i, factor) && self.level[i] - expected >= share * world.total
             })
