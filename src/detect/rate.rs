@@ -57,6 +57,8 @@ const UNSEEN_SECONDS: f32 = 1.5;
 const SEEN: f32 = 200.0;
 /// At least this part of all traffic.
 const LEAST_SHARE: f32 = 0.15;
+/// and so much more where the evidence took a minute or more.
+const SLOW_SHARE: f32 = 0.07;
 /// What is not higher than remembered bursts but only longer must exceed them by this factor,
 const LONGER: f32 = 2.5;
 /// and be this part of all traffic.
@@ -249,6 +251,8 @@ impl Rate {
     /// time scale. The scale must fit the age of the evidence: a spike at the end of a long busy period is
     /// not what the evidence is about.
     fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
+        // What took long to become evident has done little, and must be more before it is said.
+        let least = LEAST_SHARE + SLOW_SHARE * ((age - 20.0) / 70.0).clamp(0.0, 1.0);
         let over = |i: usize, factor: f32| {
             self.level[i] > factor * world.common * self.peak[i]
         };
@@ -258,7 +262,7 @@ impl Rate {
                 // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
                 // matter more.
                 let higher = (1..=i).all(|shorter| over(shorter, OVER_PEAK));
-                let (factor, share) = if higher { (OVER_PEAK, LEAST_SHARE) } else { (LONGER, LONGER_SHARE) };
+                let (factor, share) = if higher { (OVER_PEAK, least) } else { (LONGER, LONGER_SHARE) };
                 over(i, factor) && self.level[i] - expected >= share * world.total
             })
             .map(|i| self.level[i])
