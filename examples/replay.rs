@@ -11,7 +11,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::time::Duration;
 
-use callerid::detect::{CallerId, Detector, Event, Load, Observed, RouteDelta, Row, Surroundings, Tick};
+use callerid::detect::{
+    CallerId, Detector, Event, Load, Observed, RouteDelta, Row, Surroundings, Tick,
+};
 use callerid::{Class, Provenance, Timestamp};
 use serde_json::Value;
 
@@ -139,7 +141,11 @@ impl Replay {
         };
         self.latest = self.latest.max(request.t);
         self.waiting.push(request);
-        while self.waiting.peek().is_some_and(|r| r.t <= self.latest - REORDER) {
+        while self
+            .waiting
+            .peek()
+            .is_some_and(|r| r.t <= self.latest - REORDER)
+        {
             if let Some(request) = self.waiting.pop() {
                 self.request(&request)?;
             }
@@ -151,15 +157,35 @@ impl Replay {
         let value: Value = serde_json::from_str(line).ok()?;
         let t = value.get("t")?.as_f64().filter(|t| t.is_finite())?;
         let status = value.get("status")?.as_u64()?;
-        let latency = value.get("latency_ms").and_then(Value::as_f64).unwrap_or(0.0);
-        let caller = value.get("caller").and_then(Value::as_str).unwrap_or("unknown");
-        let caller = if caller == "unknown" { "__unknown__" } else { caller };
+        let latency = value
+            .get("latency_ms")
+            .and_then(Value::as_f64)
+            .unwrap_or(0.0);
+        let caller = value
+            .get("caller")
+            .and_then(Value::as_str)
+            .unwrap_or("unknown");
+        let caller = if caller == "unknown" {
+            "__unknown__"
+        } else {
+            caller
+        };
         let (caller, new_name) = self.callers.number(caller);
         let method = value.get("method").and_then(Value::as_str).unwrap_or("GET");
-        let route = value.get("route").and_then(Value::as_str).unwrap_or("unmatched");
+        let route = value
+            .get("route")
+            .and_then(Value::as_str)
+            .unwrap_or("unmatched");
         let (route, _) = self.routes.number(&format!("{method} {route}"));
         let duration = (latency / 1e3).clamp(0.0, 86_400.0) as f32;
-        Some(Request { t, caller, route, class: class(status), duration, new_name })
+        Some(Request {
+            t,
+            caller,
+            route,
+            class: class(status),
+            duration,
+            new_name,
+        })
     }
 
     fn request(&mut self, request: &Request) -> std::io::Result<()> {
@@ -186,7 +212,10 @@ impl Replay {
         let index = request.class as usize;
         let place = row.routes.iter().position(|r| r.route == request.route);
         let place = place.unwrap_or_else(|| {
-            row.routes.push(RouteDelta { route: request.route, ..RouteDelta::default() });
+            row.routes.push(RouteDelta {
+                route: request.route,
+                ..RouteDelta::default()
+            });
             row.routes.len() - 1
         });
         row.routes[place].by_class[index] += 1;
@@ -204,9 +233,16 @@ impl Replay {
             .map(|&slot| {
                 let row = &self.rows[slot as usize];
                 Observed {
-                    id: CallerId { slot, generation: 0 },
+                    id: CallerId {
+                        slot,
+                        generation: 0,
+                    },
                     name: &self.callers.names[slot as usize],
-                    provenance: if slot == 1 { Provenance::Unknown } else { Provenance::Verified },
+                    provenance: if slot == 1 {
+                        Provenance::Unknown
+                    } else {
+                        Provenance::Verified
+                    },
                     row: match slot {
                         0 => Row::Other,
                         1 => Row::Unknown,
@@ -220,7 +256,11 @@ impl Replay {
                 }
             })
             .collect();
-        let tick = Tick { now, load: Load::default(), callers: &observed };
+        let tick = Tick {
+            now,
+            load: Load::default(),
+            callers: &observed,
+        };
         self.detector.tick(&tick, &mut self.events);
         for slot in self.touched.drain(..) {
             let row = &mut self.rows[slot as usize];
@@ -267,9 +307,11 @@ fn deploys(path: &str) -> Result<Vec<(f64, String, String)>, Box<dyn Error>> {
             continue;
         };
         let text = |key| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        if let (Some(t), Some(caller), Some(version)) =
-            (value.get("t").and_then(Value::as_f64), text("caller"), text("version"))
-        {
+        if let (Some(t), Some(caller), Some(version)) = (
+            value.get("t").and_then(Value::as_f64),
+            text("caller"),
+            text("version"),
+        ) {
             found.push((t, caller, version));
         }
     }
@@ -322,7 +364,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     replay.finish()?;
     let bad = replay.bad.len() as u64;
-    println!("{} lines, {bad} bad, {} callers, {} events", replay.lines, replay.callers.names.len() - 2, replay.said);
+    println!(
+        "{} lines, {bad} bad, {} callers, {} events",
+        replay.lines,
+        replay.callers.names.len() - 2,
+        replay.said
+    );
     if bad > 0 {
         let first: Vec<String> = replay.bad.iter().take(10).map(u64::to_string).collect();
         println!("bad lines: {}", first.join(", "));

@@ -13,7 +13,11 @@ fn feed(detector: &mut Detector, now: Timestamp, callers: &[(u32, Class)]) -> Ve
     let routes: Vec<[RouteDelta; 1]> = callers
         .iter()
         .map(|&(n, class)| {
-            let mut delta = RouteDelta { route: 1, service_time: n as f32 * 0.02, ..RouteDelta::default() };
+            let mut delta = RouteDelta {
+                route: 1,
+                service_time: n as f32 * 0.02,
+                ..RouteDelta::default()
+            };
             delta.by_class[class as usize] = n;
             [delta]
         })
@@ -23,7 +27,10 @@ fn feed(detector: &mut Detector, now: Timestamp, callers: &[(u32, Class)]) -> Ve
         .enumerate()
         .filter(|(_, c)| c.0 > 0)
         .map(|(i, &(n, _))| Observed {
-            id: CallerId { slot: i as u32, generation: 0 },
+            id: CallerId {
+                slot: i as u32,
+                generation: 0,
+            },
             name: &names[i],
             provenance: Provenance::Verified,
             row: Row::Caller,
@@ -35,23 +42,43 @@ fn feed(detector: &mut Detector, now: Timestamp, callers: &[(u32, Class)]) -> Ve
         })
         .collect();
     let mut out = Vec::new();
-    detector.tick(&Tick { now, load: Load::default(), callers: &observed }, &mut out);
+    detector.tick(
+        &Tick {
+            now,
+            load: Load::default(),
+            callers: &observed,
+        },
+        &mut out,
+    );
     for event in &out {
         let numbers = [event.t, event.since, event.baseline, event.observed];
         assert!(numbers.iter().all(|n| n.is_finite()), "{event:?}");
         assert!(event.factor.is_none_or(f64::is_finite), "{event:?}");
-        assert!(event.share_of_rise.is_none_or(|s| (0.0..=1.0).contains(&s)), "{event:?}");
-        assert!(event.t <= now.as_secs_f64() && event.since <= event.t, "{event:?}");
+        assert!(
+            event.share_of_rise.is_none_or(|s| (0.0..=1.0).contains(&s)),
+            "{event:?}"
+        );
+        assert!(
+            event.t <= now.as_secs_f64() && event.since <= event.t,
+            "{event:?}"
+        );
     }
     out
 }
 
 /// Ten callers with two requests per second each, irregularly, for so many seconds.
-fn live(detector: &mut Detector, from: Timestamp, seconds: u32, rng: &mut fastrand::Rng) -> (Timestamp, Vec<Event>) {
+fn live(
+    detector: &mut Detector,
+    from: Timestamp,
+    seconds: u32,
+    rng: &mut fastrand::Rng,
+) -> (Timestamp, Vec<Event>) {
     let (mut now, mut events) = (from, Vec::new());
     for _ in 0..seconds * 4 {
         now = now + TICK;
-        let callers: Vec<(u32, Class)> = (0..10).map(|_| (u32::from(rng.bool()), Class::Ok)).collect();
+        let callers: Vec<(u32, Class)> = (0..10)
+            .map(|_| (u32::from(rng.bool()), Class::Ok))
+            .collect();
         events.extend(feed(detector, now, &callers));
     }
     (now, events)
@@ -88,7 +115,11 @@ fn what_is_said_does_not_depend_on_what_comes_later() {
     let (short, long) = (run(4), run(60));
     assert!(!short.is_empty());
     assert_eq!(short[..], long[..short.len()]);
-    assert!(long[short.len()..].iter().all(|e| e.t > short[short.len() - 1].t));
+    assert!(
+        long[short.len()..]
+            .iter()
+            .all(|e| e.t > short[short.len() - 1].t)
+    );
 }
 
 #[test]
@@ -96,7 +127,12 @@ fn a_gap_of_an_hour_is_no_news_and_a_runaway_after_it_is() {
     let mut detector = Detector::new();
     let mut rng = fastrand::Rng::with_seed(5);
     let (now, _) = live(&mut detector, Timestamp::from_secs(1000), 900, &mut rng);
-    let (now, events) = live(&mut detector, now + Duration::from_secs(3600), 120, &mut rng);
+    let (now, events) = live(
+        &mut detector,
+        now + Duration::from_secs(3600),
+        120,
+        &mut rng,
+    );
     assert_eq!(events, []);
     let (_, events) = storm(&mut detector, now, 10);
     assert_eq!(started(&events).first().map(|e| e.0), Some("c3"));
@@ -108,7 +144,15 @@ fn time_that_stands_still_jumps_or_runs_backwards_is_survived() {
     let mut rng = fastrand::Rng::with_seed(7);
     let (now, _) = live(&mut detector, Timestamp::from_secs(100_000), 700, &mut rng);
     let back = now - Duration::from_secs(50_000);
-    for odd in [now, now, back, back + TICK, Timestamp::ZERO, Timestamp::from_nanos(u64::MAX), now] {
+    for odd in [
+        now,
+        now,
+        back,
+        back + TICK,
+        Timestamp::ZERO,
+        Timestamp::from_nanos(u64::MAX),
+        now,
+    ] {
         feed(&mut detector, odd, &[(1, Class::Ok); 10]);
         feed(&mut detector, odd, &[]);
     }
@@ -128,34 +172,65 @@ fn silence_and_absurd_numbers_are_survived() {
             1..500 => 0,
             _ => i % 3,
         };
-        feed(&mut detector, now, &[(n, Class::Ok), (n / 2, Class::Failed), (1, Class::Cancelled)]);
+        feed(
+            &mut detector,
+            now,
+            &[
+                (n, Class::Ok),
+                (n / 2, Class::Failed),
+                (1, Class::Cancelled),
+            ],
+        );
     }
     let odd = [f32::NAN, f32::INFINITY, -1.0];
     for value in odd {
         now = now + TICK;
-        let routes = [RouteDelta { route: u32::MAX, by_class: [u32::MAX; Class::COUNT], service_time: value }];
-        let observed = [Observed {
-            id: CallerId { slot: u32::MAX, generation: 9 },
-            name: "",
-            provenance: Provenance::Unknown,
-            row: Row::Unknown,
-            started: u32::MAX,
-            new_names: u32::MAX,
-            in_flight: u32::MAX,
-            busy: value,
-            routes: &routes,
-        }, Observed {
-            id: CallerId { slot: 0, generation: 9 },
-            name: "c0",
-            provenance: Provenance::Unknown,
-            row: Row::Other,
-            started: 1,
-            new_names: 1,
-            in_flight: 1,
-            busy: value,
-            routes: &routes,
+        let routes = [RouteDelta {
+            route: u32::MAX,
+            by_class: [u32::MAX; Class::COUNT],
+            service_time: value,
         }];
-        detector.tick(&Tick { now, load: Load { in_flight: 1, ceiling: Some(0) }, callers: &observed }, &mut Vec::new());
+        let observed = [
+            Observed {
+                id: CallerId {
+                    slot: u32::MAX,
+                    generation: 9,
+                },
+                name: "",
+                provenance: Provenance::Unknown,
+                row: Row::Unknown,
+                started: u32::MAX,
+                new_names: u32::MAX,
+                in_flight: u32::MAX,
+                busy: value,
+                routes: &routes,
+            },
+            Observed {
+                id: CallerId {
+                    slot: 0,
+                    generation: 9,
+                },
+                name: "c0",
+                provenance: Provenance::Unknown,
+                row: Row::Other,
+                started: 1,
+                new_names: 1,
+                in_flight: 1,
+                busy: value,
+                routes: &routes,
+            },
+        ];
+        detector.tick(
+            &Tick {
+                now,
+                load: Load {
+                    in_flight: 1,
+                    ceiling: Some(0),
+                },
+                callers: &observed,
+            },
+            &mut Vec::new(),
+        );
     }
     for _ in 0..40 {
         now = now + TICK;
@@ -172,9 +247,15 @@ fn a_place_that_changes_hands_starts_without_a_past() {
     assert_eq!(started(&events).first().map(|e| e.0), Some("c3"));
     now = at + TICK;
     let mut out = Vec::new();
-    let routes = [RouteDelta { route: 1, ..RouteDelta::default() }];
+    let routes = [RouteDelta {
+        route: 1,
+        ..RouteDelta::default()
+    }];
     let heir = Observed {
-        id: CallerId { slot: 3, generation: 1 },
+        id: CallerId {
+            slot: 3,
+            generation: 1,
+        },
         name: "heir",
         provenance: Provenance::Claimed,
         row: Row::Caller,
@@ -186,10 +267,26 @@ fn a_place_that_changes_hands_starts_without_a_past() {
     };
     for _ in 0..200 {
         now = now + TICK;
-        detector.tick(&Tick { now, load: Load::default(), callers: &[heir] }, &mut out);
+        detector.tick(
+            &Tick {
+                now,
+                load: Load::default(),
+                callers: &[heir],
+            },
+            &mut out,
+        );
     }
-    let ended: Vec<_> = out.iter().filter(|e| e.kind == Kind::RunawayEnded).collect();
-    assert!(ended.iter().all(|e| e.caller.as_deref() == Some("c3")), "{ended:?}");
+    let ended: Vec<_> = out
+        .iter()
+        .filter(|e| e.kind == Kind::RunawayEnded)
+        .collect();
+    assert!(
+        ended.iter().all(|e| e.caller.as_deref() == Some("c3")),
+        "{ended:?}"
+    );
     assert!(!ended.is_empty());
-    assert!(out.iter().all(|e| e.caller.as_deref() != Some("heir")), "{out:?}");
+    assert!(
+        out.iter().all(|e| e.caller.as_deref() != Some("heir")),
+        "{out:?}"
+    );
 }

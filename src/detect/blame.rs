@@ -28,7 +28,12 @@ impl Detector {
         out: &mut Vec<Event>,
     ) {
         let since = now - f64::from(age);
-        let harm = self.harm(self.callers.get(id.slot as usize).filter(|_| signal != Signal::Names), load);
+        let harm = self.harm(
+            self.callers
+                .get(id.slot as usize)
+                .filter(|_| signal != Signal::Names),
+            load,
+        );
         if self.clock < WARM && harm == Harm::None || self.episodes.len() >= MOST_EPISODES {
             return;
         }
@@ -51,7 +56,11 @@ impl Detector {
             deploy: self.deploys.explaining(&name, since),
             since,
         };
-        if let Some(state) = self.callers.get_mut(id.slot as usize).filter(|_| signal != Signal::Names) {
+        if let Some(state) = self
+            .callers
+            .get_mut(id.slot as usize)
+            .filter(|_| signal != Signal::Names)
+        {
             state.alarms |= signal.bit();
         }
         let mut episode = Episode::open(id, name, signal, class, event.clone());
@@ -74,7 +83,8 @@ impl Detector {
                 event.class = class_of_rise(state);
                 let rise = self.service.recent_all() - self.world.total;
                 let excess = (event.observed - event.baseline) as f32;
-                event.share_of_rise = Some(f64::from(ratio(excess, rise.max(excess)).clamp(0.0, 1.0)));
+                event.share_of_rise =
+                    Some(f64::from(ratio(excess, rise.max(excess)).clamp(0.0, 1.0)));
             }
             Signal::Errors => {
                 let fault = episode.class.map_or(Fault::Caller, Class::fault);
@@ -93,7 +103,9 @@ impl Detector {
             Harm::Harmed
         } else if faults >= 0.01
             || slowdown >= 1.5
-            || load.ceiling.is_some_and(|most| f64::from(load.in_flight) >= 0.8 * f64::from(most))
+            || load
+                .ceiling
+                .is_some_and(|most| f64::from(load.in_flight) >= 0.8 * f64::from(most))
         {
             Harm::AtRisk
         } else {

@@ -63,7 +63,14 @@ impl Detector {
         if self.degraded.turns(looks, now, 2.0, 30.0) {
             let kinds = (Kind::ServiceDegraded, Kind::ServiceRecovered);
             let observed = ratio(failing as f32, active as f32);
-            turn(&mut self.degraded, &mut self.next_id, kinds, now, (0.0, observed), out);
+            turn(
+                &mut self.degraded,
+                &mut self.next_id,
+                kinds,
+                now,
+                (0.0, observed),
+                out,
+            );
         }
         let total = self.service.recent_all();
         let looks = self.clock >= WARM
@@ -73,7 +80,14 @@ impl Detector {
             && total >= 1.3 * self.world.total;
         if self.crowd.turns(looks, now, 5.0, 30.0) {
             let kinds = (Kind::Crowd, Kind::CrowdEnded);
-            turn(&mut self.crowd, &mut self.next_id, kinds, now, (self.world.total, total), out);
+            turn(
+                &mut self.crowd,
+                &mut self.next_id,
+                kinds,
+                now,
+                (self.world.total, total),
+                out,
+            );
         }
     }
 }
@@ -112,4 +126,44 @@ pub(super) fn turn(
         deploy: None,
         since,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_turns_when_it_has_looked_otherwise_for_long_enough() {
+        let mut condition = Condition::default();
+        assert!(!condition.turns(true, 0.0, 2.0, 30.0));
+        assert!(!condition.turns(false, 1.0, 2.0, 30.0));
+        assert!(!condition.turns(true, 2.0, 2.0, 30.0));
+        assert!(condition.turns(true, 4.0, 2.0, 30.0));
+        let (mut id, mut out) = (7, Vec::new());
+        turn(
+            &mut condition,
+            &mut id,
+            (Kind::Crowd, Kind::CrowdEnded),
+            4.0,
+            (0.0, 1.0),
+            &mut out,
+        );
+        assert!(!condition.turns(false, 10.0, 2.0, 30.0));
+        assert!(condition.turns(false, 40.0, 2.0, 30.0));
+        turn(
+            &mut condition,
+            &mut id,
+            (Kind::Crowd, Kind::CrowdEnded),
+            40.0,
+            (0.0, 1.0),
+            &mut out,
+        );
+        assert_eq!(
+            out.iter()
+                .map(|e| (e.kind, e.id, e.since))
+                .collect::<Vec<_>>(),
+            [(Kind::Crowd, 8, 2.0), (Kind::CrowdEnded, 8, 10.0)]
+        );
+        assert_eq!(out[0].factor, None);
+    }
 }

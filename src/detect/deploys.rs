@@ -8,7 +8,7 @@ use super::event::Deploy;
 /// Deploys beyond this many are forgotten, oldest first: announcements come from outside.
 const MOST: usize = 1024;
 /// A deploy this long before an onset may have caused it.
-const BEFORE: f64 = 90.0;
+const BEFORE: f64 = 120.0;
 /// An onset is an estimate; a deploy may seem to come this long after it.
 const AFTER: f64 = 10.0;
 /// For so long after its own deploy a caller's change needs less evidence.

@@ -66,7 +66,11 @@ impl Detector {
     /// Takes what has happened since the last tick and adds what there is to say.
     pub fn tick(&mut self, tick: &Tick<'_>, out: &mut Vec<Event>) {
         let now = tick.now.as_secs_f64();
-        let started: u32 = tick.callers.iter().map(|c| c.started).fold(0, u32::saturating_add);
+        let started: u32 = tick
+            .callers
+            .iter()
+            .map(|c| c.started)
+            .fold(0, u32::saturating_add);
         let dt = self.advance(tick.now, started > 0);
         self.service.fade(dt as f32);
         let mut young = 0.0;
@@ -101,7 +105,11 @@ impl Detector {
             return 0.0;
         };
         // Time that stands still or runs backwards is taken for a tick like the last one.
-        let mut dt = if now > last { now.since(last).as_secs_f64() } else { self.usual_tick };
+        let mut dt = if now > last {
+            now.since(last).as_secs_f64()
+        } else {
+            self.usual_tick
+        };
         self.usual_tick = dt.min(1.0);
         self.last = Some(now);
         // Where it stops is expected of a small service, a pause is longer.
@@ -168,7 +176,10 @@ impl Detector {
         }
         state.errors.count(&by_class, dt, learn);
         let is_new = fresh && seen.row == Row::Caller;
-        (young, seen.new_names as f32 + if is_new { 1.0 } else { 0.0 })
+        (
+            young,
+            seen.new_names as f32 + if is_new { 1.0 } else { 0.0 },
+        )
     }
 
     pub(super) fn each_second(&mut self, now: f64, load: &Load, out: &mut Vec<Event>) {

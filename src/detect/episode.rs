@@ -44,9 +44,24 @@ pub(super) enum Course {
 }
 
 impl Episode {
-    pub(super) fn open(id: CallerId, name: Arc<str>, signal: Signal, class: Option<Class>, said: Event) -> Self {
+    pub(super) fn open(
+        id: CallerId,
+        name: Arc<str>,
+        signal: Signal,
+        class: Option<Class>,
+        said: Event,
+    ) -> Self {
         let (opened, worst) = (said.t, said.harm);
-        Self { id, name, signal, class, said, opened, worst, calm: None }
+        Self {
+            id,
+            name,
+            signal,
+            class,
+            said,
+            opened,
+            worst,
+            calm: None,
+        }
     }
 
     pub(super) fn course(&mut self, now: f64, is_over: bool) -> Course {
@@ -58,7 +73,11 @@ impl Episode {
             return Course::GoesOn;
         }
         let since = *self.calm.get_or_insert(now);
-        if now - since >= CALM { Course::Over } else { Course::GoesOn }
+        if now - since >= CALM {
+            Course::Over
+        } else {
+            Course::GoesOn
+        }
     }
 
     /// Short, without harm, of good requests, without a deploy: what a new cron job looks like the first time.
@@ -83,7 +102,8 @@ impl Episode {
             now.class = said.class.or(now.class);
         }
         now.deploy = now.deploy.or_else(|| said.deploy.clone());
-        let sharper = now.route != said.route || now.class != said.class || now.deploy != said.deploy;
+        let sharper =
+            now.route != said.route || now.class != said.class || now.deploy != said.deploy;
         let grew = now.harm > said.harm || now.observed > 2.0 * said.observed;
         if pause < PAUSE || !(sharper || (grew && pause >= 4.0 * PAUSE)) {
             return None;
@@ -91,5 +111,80 @@ impl Episode {
         now.kind = Kind::RunawayUpdated;
         self.said = now.clone();
         Some(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(t: f64) -> Event {
+        Event {
+            id: 1,
+            t,
+            kind: Kind::RunawayStarted,
+            caller: None,
+            provenance: None,
+            signal: Some(Signal::Rate),
+            route: None,
+            class: Some(Class::Ok),
+            factor: None,
+            baseline: 1.0,
+            observed: 10.0,
+            share_of_rise: None,
+            harm: Harm::None,
+            deploy: None,
+            since: t,
+        }
+    }
+
+    fn episode() -> Episode {
+        let id = CallerId {
+            slot: 0,
+            generation: 0,
+        };
+        Episode::open(id, "a".into(), Signal::Rate, None, said(100.0))
+    }
+
+    #[test]
+    fn an_episode_ends_after_half_a_minute_of_calm() {
+        let mut episode = episode();
+        assert_eq!(episode.course(101.0, true), Course::GoesOn);
+        assert_eq!(episode.course(120.0, false), Course::GoesOn);
+        assert_eq!(episode.course(125.0, true), Course::GoesOn);
+        assert_eq!(episode.course(155.0, true), Course::Over);
+        assert!(episode.was_a_harmless_burst(155.0));
+        assert_eq!(
+            episode.course(100.0 + LONGEST + 1.0, false),
+            Course::Accepted
+        );
+    }
+
+    #[test]
+    fn an_update_is_said_when_the_picture_sharpens_and_not_when_it_blurs() {
+        let mut episode = episode();
+        assert_eq!(episode.update(said(105.0)), None);
+        let update = episode
+            .update(Event {
+                route: Some(3),
+                ..said(106.0)
+            })
+            .unwrap();
+        assert_eq!((update.kind, update.route), (Kind::RunawayUpdated, Some(3)));
+        assert_eq!(
+            episode.update(Event {
+                route: Some(4),
+                ..said(200.0)
+            }),
+            None
+        );
+        let update = episode
+            .update(Event {
+                harm: Harm::Harmed,
+                ..said(201.0)
+            })
+            .unwrap();
+        assert_eq!(update.route, Some(3));
+        assert!(!episode.was_a_harmless_burst(160.0));
     }
 }

@@ -123,10 +123,7 @@ impl Errors {
         if errors <= 0.0 && self.evidence[i] <= 0.0 {
             return;
         }
-        let p0 = self
-            .share(class)
-            .max(1.3 * others)
-            .clamp(LEAST_SHARE, 0.7);
+        let p0 = self.share(class).max(1.3 * others).clamp(LEAST_SHARE, 0.7);
         let q = (8.0 * p0).min(0.6).max((1.0 + 2.0 * p0) / 3.0);
         let gain = errors * (q / p0).ln() + (n - errors) * ((1.0 - q) / (1.0 - p0)).ln();
         self.evidence[i] = (self.evidence[i] + gain / CLUSTER).clamp(0.0, 3.0 * THRESHOLD);
@@ -157,7 +154,11 @@ impl Errors {
     /// Counts the age of excursions, once a second.
     pub(super) fn grow_older(&mut self) {
         for (age, &evidence) in self.age.iter_mut().zip(&self.evidence) {
-            *age = if evidence > 0.0 { age.saturating_add(1) } else { 0 };
+            *age = if evidence > 0.0 {
+                age.saturating_add(1)
+            } else {
+                0
+            };
         }
     }
 
@@ -187,15 +188,33 @@ impl Errors {
         let age = f32::from(self.age[i]);
         // Failures of the service need a control group, and time for it to show; one batch of bad input
         // is soon over.
-        let unripe = age < if class.fault() == Fault::Service { 5.0 } else { 1.0 };
+        let unripe = age
+            < if class.fault() == Fault::Service {
+                5.0
+            } else {
+                1.0
+            };
         let peak = self.peak[i].rate();
         // Where bursts of several errors are known, the next may well be larger by a few.
-        let margin = if peak >= 4.0 / RECENT { 4.0 / RECENT } else { 0.0 };
+        let margin = if peak >= 4.0 / RECENT {
+            4.0 / RECENT
+        } else {
+            0.0
+        };
         let unheard_of = self.recent(class) > 1.5 * peak + margin;
-        if unripe || !unheard_of || self.recent(class) - baseline * all < least || observed < 2.0 * baseline {
+        if unripe
+            || !unheard_of
+            || self.recent(class) - baseline * all < least
+            || observed < 2.0 * baseline
+        {
             return None;
         }
-        Some(Excess { class, baseline, observed, age })
+        Some(Excess {
+            class,
+            baseline,
+            observed,
+            age,
+        })
     }
 
     /// Whether the share of the class is back where it is usual.
@@ -215,5 +234,85 @@ impl Errors {
             *usual = recent * self.learned;
         }
         self.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        World {
+            total: 50.0,
+            errors: 0.5,
+            ..World::default()
+        }
+    }
+
+    /// Takes `n` answers in a quarter of a second, `bad` of them of `class`.
+    fn answer(errors: &mut Errors, class: Class, n: f32, bad: f32, others: f32) {
+        let mut by_class = [0.0; Class::COUNT];
+        by_class[0] = n - bad;
+        by_class[class.index()] = bad;
+        errors.count(&by_class, 0.25, true);
+        errors.weigh(class, n, bad, others);
+        errors.settle(false);
+    }
+
+    fn usual() -> Errors {
+        let mut errors = Errors::default();
+        for tick in 0..4800 {
+            answer(
+                &mut errors,
+                Class::NotFound,
+                1.0,
+                f32::from(u8::from(tick % 100 == 0)),
+                0.0,
+            );
+        }
+        errors
+    }
+
+    fn delay(class: Class, others: f32) -> Option<f32> {
+        let mut errors = usual();
+        (0..400_u16).find_map(|tick| {
+            answer(
+                &mut errors,
+                class,
+                1.0,
+                f32::from(u8::from(tick % 5 > 0)),
+                others,
+            );
+            if tick % 4 == 3 {
+                errors.grow_older();
+            }
+            errors.excess(&world(), 0.0).map(|_| f32::from(tick) / 4.0)
+        })
+    }
+
+    #[test]
+    fn a_dozen_errors_are_enough() {
+        assert!(delay(Class::Auth, 0.0).unwrap() < 5.0);
+    }
+
+    #[test]
+    fn what_others_get_too_is_nobodys() {
+        assert_eq!(delay(Class::Auth, 0.8), None);
+    }
+
+    #[test]
+    fn failures_of_the_service_wait_for_the_control_group() {
+        assert!(delay(Class::ServerError, 0.0).unwrap() >= 5.0);
+    }
+
+    #[test]
+    fn remembered_heights_are_right_to_six_percent() {
+        for rate in [0.0_f32, 0.25, 1.0, 77.0, 1e5] {
+            let height = Height::of(rate).rate();
+            assert!(
+                height >= rate * 0.999 && height <= rate * 1.07 + 0.01,
+                "{rate}: {height}"
+            );
+        }
     }
 }

@@ -32,9 +32,10 @@ impl Detector {
                 (_, Signal::Names) => self.new_names,
                 (None, _) => 0.0,
                 (Some(s), Signal::Rate) => s.rate.now(),
-                (Some(s), Signal::Errors) => {
-                    ratio(episode.class.map_or(0.0, |c| s.errors.recent(c)), s.errors.recent_all())
-                }
+                (Some(s), Signal::Errors) => ratio(
+                    episode.class.map_or(0.0, |c| s.errors.recent(c)),
+                    s.errors.recent_all(),
+                ),
                 (Some(s), Signal::InFlight) => s.hold.lately(),
             });
             event.harm = self.harm(state, load);
@@ -59,7 +60,9 @@ impl Detector {
                     }
                     Signal::Errors if accepted => s.errors.accept(),
                     Signal::InFlight if accepted => s.hold.accept(),
-                    Signal::Rate => s.rate.end(episode.was_a_harmless_burst(now) && s.alarms == 0),
+                    Signal::Rate => s
+                        .rate
+                        .end(episode.was_a_harmless_burst(now) && s.alarms == 0),
                     Signal::Errors => s.errors.reset(),
                     Signal::InFlight => s.hold.reset(),
                     Signal::Names => {}

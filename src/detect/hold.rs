@@ -76,7 +76,14 @@ impl Hold {
 
     /// Takes `busy` seconds of request time in `dt` seconds; `growth` is how many times as many requests as
     /// usual the caller sends.
-    pub(super) fn observe(&mut self, busy: f32, in_flight: u32, dt: f32, world: &World, growth: f32) {
+    pub(super) fn observe(
+        &mut self,
+        busy: f32,
+        in_flight: u32,
+        dt: f32,
+        world: &World,
+        growth: f32,
+    ) {
         let reference = self.reference(world, growth);
         let raw = busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt;
         // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
@@ -161,13 +168,17 @@ impl Hold {
             .iter()
             .zip(self.peak)
             .any(|(&level, peak)| level > 1.5 * peak);
-        if excess < enough || rate < LEAST_SHARE * world.concurrency.max(world.others_hold) || !over_peak {
+        if excess < enough
+            || rate < LEAST_SHARE * world.concurrency.max(world.others_hold)
+            || !over_peak
+        {
             return None;
         }
         Some(Holding {
             baseline: self.mean,
             observed: self.level[0].max(self.level[1]),
-            age: self.elapsed,
+            // What ends in a log began before it was known.
+            age: self.elapsed + self.coarse * MOST_PER_TICK / FACTOR.ln(),
         })
     }
 
@@ -188,5 +199,63 @@ impl Hold {
         self.mean = self.lately();
         self.peak = self.level;
         self.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        World {
+            total: 50.0,
+            concurrency: 2.0,
+            ..World::default()
+        }
+    }
+
+    /// A caller whose requests take 50 ms, for an hour.
+    fn usual() -> Hold {
+        let mut hold = Hold::default();
+        for window in 0..360 {
+            for _ in 0..40 {
+                hold.observe(0.025, 0, 0.25, &world(), 1.0);
+                hold.settle(false);
+            }
+            hold.roll(false, window);
+        }
+        hold
+    }
+
+    #[test]
+    fn one_very_slow_request_is_not_a_runaway_and_several_are() {
+        let mut hold = usual();
+        assert!((hold.mean() - 0.1).abs() < 0.01);
+        hold.observe(600.0, 0, 0.25, &world(), 1.0);
+        assert!(hold.holding(&world(), 1.0, 0.0).is_none());
+        hold.observe(20.0, 0, 0.25, &world(), 1.0);
+        hold.observe(20.0, 0, 0.25, &world(), 1.0);
+        let found = hold.holding(&world(), 1.0, 0.0).unwrap();
+        assert!(found.observed > 2.0 && found.baseline < 0.2);
+    }
+
+    #[test]
+    fn what_is_in_flight_counts_before_it_ends() {
+        let mut hold = usual();
+        let mut seconds = 0.0;
+        while hold.holding(&world(), 1.0, 0.0).is_none() {
+            hold.observe(5.0 * 0.25, 5, 0.25, &world(), 1.0);
+            seconds += 0.25;
+            assert!(seconds < 10.0);
+        }
+    }
+
+    #[test]
+    fn more_requests_of_the_usual_duration_are_not_held_against_the_caller() {
+        let mut hold = usual();
+        for _ in 0..400 {
+            hold.observe(0.25, 0, 0.25, &world(), 10.0);
+        }
+        assert!(hold.holding(&world(), 10.0, 0.0).is_none());
     }
 }

@@ -14,7 +14,13 @@ const DEPLOYED: f32 = 6.0;
 pub(super) const SLOW: f32 = 2.5;
 
 impl Detector {
-    pub(super) fn judge(&mut self, seen: &Observed<'_>, now: f64, load: &Load, out: &mut Vec<Event>) {
+    pub(super) fn judge(
+        &mut self,
+        seen: &Observed<'_>,
+        now: f64,
+        load: &Load,
+        out: &mut Vec<Event>,
+    ) {
         let slot = seen.id.slot as usize;
         let Some(state) = self.callers.get_mut(slot) else {
             return;
@@ -57,7 +63,11 @@ impl Detector {
         let started = seen.started as f32;
         state.errors.settle(state.alarmed());
         // What a failing service makes callers repeat is not their doing.
-        let demand = if failing { (started - faults).max(0.0) } else { started };
+        let demand = if failing {
+            (started - faults).max(0.0)
+        } else {
+            started
+        };
         state.rate.observe(demand, dt, &world);
         state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
         let growth = state.rate.growth(&world);
@@ -65,14 +75,24 @@ impl Detector {
         if failing || world.slowdown >= SLOW {
             state.hold.reset();
         }
-        state.hold.observe(seen.held(), seen.in_flight, dt, &world, growth);
+        state
+            .hold
+            .observe(seen.held(), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
         if self.clock >= FIRST {
             self.decide(seen, &world, growth, now, load, out);
         }
     }
 
-    pub(super) fn decide(&mut self, seen: &Observed<'_>, world: &World, growth: f32, now: f64, load: &Load, out: &mut Vec<Event>) {
+    pub(super) fn decide(
+        &mut self,
+        seen: &Observed<'_>,
+        world: &World,
+        growth: f32,
+        now: f64,
+        load: &Load,
+        out: &mut Vec<Event>,
+    ) {
         let Some(state) = self.callers.get(seen.id.slot as usize) else {
             return;
         };
@@ -103,7 +123,17 @@ impl Detector {
             found[2] = Some((Signal::InFlight, None, h.baseline, h.observed, h.age));
         }
         for (signal, class, baseline, observed, age) in found.into_iter().flatten() {
-            self.open(seen.id, seen.name, Some(seen.provenance), signal, class, [baseline, observed, age], now, load, out);
+            self.open(
+                seen.id,
+                seen.name,
+                Some(seen.provenance),
+                signal,
+                class,
+                [baseline, observed, age],
+                now,
+                load,
+                out,
+            );
         }
     }
 
@@ -113,17 +143,30 @@ impl Detector {
             .callers
             .iter()
             .enumerate()
-            .filter(|(i, c)| *i != slot && !c.is_free() && c.rate.age() >= 6 && c.rate.fano() <= 6.0)
+            .filter(|(i, c)| {
+                *i != slot && !c.is_free() && c.rate.age() >= 6 && c.rate.fano() <= 6.0
+            })
             .map(|(_, c)| {
                 let usual = c.rate.mean() * self.world.common;
                 // An idle caller's average is brought up to date once a second; that is soon enough.
-                if usual >= 0.5 && c.rate.now() < 0.5 * usual { usual - c.rate.now() } else { 0.0 }
+                if usual >= 0.5 && c.rate.now() < 0.5 * usual {
+                    usual - c.rate.now()
+                } else {
+                    0.0
+                }
             })
             .sum();
         lost >= 0.6 * (rise.observed - rise.baseline)
     }
 
-    pub(super) fn judge_names(&mut self, young: f32, dt: f32, now: f64, load: &Load, out: &mut Vec<Event>) {
+    pub(super) fn judge_names(
+        &mut self,
+        young: f32,
+        dt: f32,
+        now: f64,
+        load: &Load,
+        out: &mut Vec<Event>,
+    ) {
         let world = self.world;
         let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
         if self.clock < WARM / 2.0 {
@@ -136,9 +179,22 @@ impl Detector {
             return;
         }
         if let Some(rise) = self.young.rise(&world, 0.0) {
-            let id = CallerId { slot: u32::MAX, generation: 0 };
+            let id = CallerId {
+                slot: u32::MAX,
+                generation: 0,
+            };
             let levels = [self.usual_new_names, self.new_names, rise.age];
-            self.open(id, "__other__", None, Signal::Names, None, levels, now, load, out);
+            self.open(
+                id,
+                "__other__",
+                None,
+                Signal::Names,
+                None,
+                levels,
+                now,
+                load,
+                out,
+            );
         }
     }
 }
@@ -157,7 +213,10 @@ impl Own {
             .filter(|c| c.fault() == Fault::Service)
             .map(|c| state.errors.recent(c))
             .sum();
-        Self { all: state.errors.recent_all(), faults }
+        Self {
+            all: state.errors.recent_all(),
+            faults,
+        }
     }
 }
 

@@ -79,6 +79,14 @@ struct World {
 
 impl Default for World {
     fn default() -> Self {
-        Self { common: 1.0, slowdown: 1.0, grace: 1.0, total: 0.0, concurrency: 0.0, errors: 0.0, others_hold: 0.0 }
+        Self {
+            common: 1.0,
+            slowdown: 1.0,
+            grace: 1.0,
+            total: 0.0,
+            concurrency: 0.0,
+            errors: 0.0,
+            others_hold: 0.0,
+        }
     }
 }

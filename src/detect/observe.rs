@@ -86,7 +86,11 @@ impl Observed<'_> {
 
 /// Seconds of request time as they can be: a year of a thousand requests at most.
 fn sane(seconds: f32) -> f32 {
-    if seconds.is_finite() { seconds.clamp(0.0, 3e10) } else { 0.0 }
+    if seconds.is_finite() {
+        seconds.clamp(0.0, 3e10)
+    } else {
+        0.0
+    }
 }
 
 /// The state of the service at a tick, as far as it is known.

@@ -253,16 +253,18 @@ impl Rate {
     fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
         // What took long to become evident has done little, and must be more before it is said.
         let least = LEAST_SHARE + SLOW_SHARE * ((age - 20.0) / 70.0).clamp(0.0, 1.0);
-        let over = |i: usize, factor: f32| {
-            self.level[i] > factor * world.common * self.peak[i]
-        };
+        let over = |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i];
         (0..SCALES.len())
             .filter(|&i| SCALES[i] >= age.min(SCALES[SCALES.len() - 1]) / 4.0)
             .filter(|&i| {
                 // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
                 // matter more.
                 let higher = (1..=i).all(|shorter| over(shorter, OVER_PEAK));
-                let (factor, share) = if higher { (OVER_PEAK, least) } else { (LONGER, LONGER_SHARE) };
+                let (factor, share) = if higher {
+                    (OVER_PEAK, least)
+                } else {
+                    (LONGER, LONGER_SHARE)
+                };
                 over(i, factor) && self.level[i] - expected >= share * world.total
             })
             .map(|i| self.level[i])
@@ -288,5 +290,94 @@ impl Rate {
         self.mean = self.lately();
         self.peak = self.level;
         self.end(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        World {
+            total: 50.0,
+            ..World::default()
+        }
+    }
+
+    fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Rise)> {
+        for tick in 0..seconds * 4 {
+            rate.observe(n(tick), 0.25, &world());
+            rate.settle(false);
+            if tick % 40 == 39 {
+                rate.roll(false);
+            }
+            if let Some(rise) = rate.rise(&world(), 0.0) {
+                return Some((tick as f32 / 4.0, rise));
+            }
+        }
+        None
+    }
+
+    fn steady() -> Rate {
+        let mut rate = Rate::default();
+        assert!(
+            run(&mut rate, 1200, |tick| [0.0, 1.0, 1.0, 2.0]
+                [tick as usize % 4])
+            .is_none()
+        );
+        rate
+    }
+
+    #[test]
+    fn a_rise_is_found_within_seconds_and_dated() {
+        let mut rate = steady();
+        assert!((rate.mean() - 4.0).abs() < 0.2, "{}", rate.mean());
+        let (delay, rise) = run(&mut rate, 60, |_| 15.0).unwrap();
+        assert!(delay <= 2.0, "{delay}");
+        assert!((rise.age - delay).abs() <= 1.0, "{rise:?}");
+    }
+
+    #[test]
+    fn a_rise_that_is_nothing_to_the_service_is_no_alarm() {
+        assert!(run(&mut steady(), 600, |_| 2.0).is_none());
+    }
+
+    #[test]
+    fn a_burst_that_ended_by_itself_may_come_again_but_not_stay() {
+        let mut rate = steady();
+        // The first one is seen without being said, as in the first minutes.
+        for tick in 0..400 {
+            rate.observe(if tick < 60 { 10.0 } else { 1.0 }, 0.25, &world());
+            rate.settle(false);
+        }
+        assert!(run(&mut rate, 60, |tick| if tick < 60 { 11.0 } else { 1.0 }).is_none());
+        let (delay, _) = run(&mut rate, 300, |_| 11.0).unwrap();
+        assert!(delay > 15.0, "{delay}");
+    }
+
+    #[test]
+    fn nothing_is_learned_in_an_alarm() {
+        let mut rate = steady();
+        for _ in 0..40 {
+            rate.observe(400.0, 10.0, &world());
+            rate.settle(true);
+            rate.roll(true);
+        }
+        assert!((rate.mean() - 4.0).abs() < 0.2);
+        assert!(rate.fano() < 3.0);
+    }
+
+    #[test]
+    fn burstiness_divides_the_evidence() {
+        let mut bursty = Rate::default();
+        let mut rng = fastrand::Rng::with_seed(1);
+        for tick in 0..4800 {
+            bursty.observe(if rng.u32(0..40) == 0 { 40.0 } else { 0.0 }, 0.25, &world());
+            bursty.settle(false);
+            if tick % 40 == 39 {
+                bursty.roll(false);
+            }
+        }
+        assert!(bursty.fano() > 5.0 * steady().fano(), "{}", bursty.fano());
     }
 }

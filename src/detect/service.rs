@@ -87,9 +87,17 @@ impl Service {
                 self.sound[i] += delta.by_class[i] as f32 / RECENT;
             }
         }
-        let usual = if tally.weight > 0.0 { n * tally.time / tally.weight } else { took };
+        let usual = if tally.weight > 0.0 {
+            n * tally.time / tally.weight
+        } else {
+            took
+        };
         if learn && (steady || tally.weight * MEMORY < 10.0) {
-            let most = if tally.weight * MEMORY > 10.0 { 5.0 * usual } else { took };
+            let most = if tally.weight * MEMORY > 10.0 {
+                5.0 * usual
+            } else {
+                took
+            };
             tally.time += took.min(most) / MEMORY;
             tally.weight += n / MEMORY;
         }
@@ -101,22 +109,37 @@ impl Service {
 
     /// The share of a class among the answers that others get on a route, given the caller's own recent
     /// requests and faults there.
-    pub(super) fn others_on(&self, route: RouteId, class: Class, own: (f32, f32), own_class: f32) -> f32 {
+    pub(super) fn others_on(
+        &self,
+        route: RouteId,
+        class: Class,
+        own: (f32, f32),
+        own_class: f32,
+    ) -> f32 {
         let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
             return 0.0;
         };
         let all: f32 = tally.recent.iter().sum();
-        share(all - own.0, tally.recent[class.index()] - own.1.min(own_class))
+        share(
+            all - own.0,
+            tally.recent[class.index()] - own.1.min(own_class),
+        )
     }
 
     /// The share of a class among the answers that others get anywhere, callers in a runaway left out.
     pub(super) fn others(&self, class: Class, own_all: f32, own_class: f32) -> f32 {
-        share(self.sound.iter().sum::<f32>() - own_all, self.sound[class.index()] - own_class)
+        share(
+            self.sound.iter().sum::<f32>() - own_all,
+            self.sound[class.index()] - own_class,
+        )
     }
 
     /// The share of the service's own faults among the answers that others get.
     pub(super) fn others_faults(&self, own_all: f32, own_faults: f32) -> f32 {
-        share(self.recent.iter().sum::<f32>() - own_all, faults(&self.recent) - own_faults)
+        share(
+            self.recent.iter().sum::<f32>() - own_all,
+            faults(&self.recent) - own_faults,
+        )
     }
 
     /// The same in the past.
@@ -148,7 +171,11 @@ impl Service {
     pub(super) fn slowdown(&self, own: &Pace) -> f32 {
         let took = self.pace.took - own.took;
         let usual = self.pace.usual - own.usual;
-        if usual > 0.02 { ratio(took, usual) } else { 1.0 }
+        if usual > 0.02 {
+            ratio(took, usual)
+        } else {
+            1.0
+        }
     }
 
     /// The same on one route, given what the caller's own requests there took; 1 where hardly anybody
@@ -182,4 +209,58 @@ fn share(all: f32, part: f32) -> f32 {
     let part = part.max(0.0);
     let few = 20.0 / (1.0 + part * RECENT).powi(2);
     ratio(part, all.max(0.0) + few / RECENT).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delta(class: Class, n: u32, seconds: f32) -> RouteDelta {
+        let mut delta = RouteDelta {
+            route: 7,
+            service_time: seconds * n as f32,
+            ..RouteDelta::default()
+        };
+        delta.by_class[class.index()] = n;
+        delta
+    }
+
+    #[test]
+    fn others_are_everybody_else() {
+        let mut service = Service::default();
+        service.count(&delta(Class::Validation, 40, 0.1), true);
+        service.count(&delta(Class::Ok, 40, 0.1), true);
+        let mine = 40.0 / RECENT;
+        assert_eq!(
+            service.others_on(7, Class::Validation, (mine, mine), mine),
+            0.0
+        );
+        let for_another = service.others_on(7, Class::Validation, (mine, 0.0), 0.0);
+        assert!(for_another > 0.9, "{for_another}");
+        assert_eq!(service.others_on(u32::MAX, Class::Ok, (0.0, 0.0), 0.0), 0.0);
+    }
+
+    #[test]
+    fn one_error_of_one_other_is_no_control_group() {
+        assert!(share(0.5, 0.25) < 0.2);
+        assert!(share(5.0, 5.0) > 0.9);
+        assert_eq!(share(-1.0, -1.0), 0.0);
+    }
+
+    #[test]
+    fn a_slow_spell_shows_and_teaches_nothing() {
+        let mut service = Service::default();
+        for _ in 0..2000 {
+            service.fade(0.25);
+            service.count(&delta(Class::Ok, 5, 0.1), true);
+        }
+        assert!((service.slowdown(&Pace::default()) - 1.0).abs() < 0.1);
+        for _ in 0..800 {
+            service.fade(0.25);
+            service.count(&delta(Class::Ok, 5, 0.8), true);
+        }
+        let slow = service.slowdown(&Pace::default());
+        assert!(slow > 5.0, "{slow}");
+        assert!(service.slowdown_on(7, 0.0, 0.0) > 5.0);
+    }
 }

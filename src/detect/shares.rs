@@ -52,7 +52,10 @@ impl Shares {
             return;
         };
         if known.is_none() {
-            *slot = Slot { route: key, ..Slot::default() };
+            *slot = Slot {
+                route: key,
+                ..Slot::default()
+            };
         }
         slot.recent += n / RECENT;
         if learn {
@@ -115,5 +118,56 @@ impl Shares {
         for slot in &mut self.0 {
             slot.usual = slot.recent * learned;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(shares: &mut Shares, route: RouteId, n: u32, learn: bool) {
+        let mut delta = RouteDelta {
+            route,
+            ..RouteDelta::default()
+        };
+        delta.by_class[0] = n;
+        shares.count(&delta, learn);
+    }
+
+    #[test]
+    fn the_route_that_rose_is_named_though_another_is_larger() {
+        let mut shares = Shares::default();
+        let mut learned = 0.0;
+        for _ in 0..8000 {
+            shares.fade(0.25, true);
+            learned = learned * decay(0.25, MEMORY) + 1.0 - decay(0.25, MEMORY);
+            count(&mut shares, 1, 10, true);
+            count(&mut shares, 2, 1, true);
+        }
+        for _ in 0..40 {
+            shares.fade(0.25, false);
+            count(&mut shares, 1, 10, false);
+            count(&mut shares, 2, 9, false);
+        }
+        assert_eq!(shares.of_rate(learned, 1.0), Some(2));
+    }
+
+    #[test]
+    fn a_rise_on_all_routes_is_nobodys() {
+        let mut shares = Shares::default();
+        for route in 0..4 {
+            count(&mut shares, route, 10, false);
+        }
+        assert_eq!(shares.of_rate(1.0, 1.0), None);
+        assert_eq!(Shares::default().of_rate(0.0, 1.0), None);
+    }
+
+    #[test]
+    fn the_lightest_route_makes_room() {
+        let mut shares = Shares::default();
+        for route in 0..100 {
+            count(&mut shares, route, 1 + 100 * u32::from(route == 3), false);
+        }
+        assert_eq!(shares.of_rate(1.0, 1.0), Some(3));
     }
 }

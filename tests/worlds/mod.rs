@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::time::Duration;
 
 use callerid::detect::{CallerId, Detector, Event, Kind, Load, Observed, RouteDelta, Row, Tick};
 use callerid::{Class, Provenance, Timestamp};
@@ -34,11 +33,30 @@ pub struct Client {
 /// What happens on top of ordinary life.
 pub enum Effect {
     /// Extra requests per second of a client on one route with one class.
-    Extra { client: usize, route: u32, class: Class, rate: Shape },
+    Extra {
+        client: usize,
+        route: u32,
+        class: Class,
+        rate: Shape,
+    },
     /// From `from` to `to` this share of a client's answers is of a class.
-    Spoil { client: Option<usize>, route: Option<u32>, class: Class, share: f64, from: f64, to: f64, retries: u32 },
+    Spoil {
+        client: Option<usize>,
+        route: Option<u32>,
+        class: Class,
+        share: f64,
+        from: f64,
+        to: f64,
+        retries: u32,
+    },
     /// Durations are multiplied.
-    Slow { client: Option<usize>, route: Option<u32>, by: f64, from: f64, to: f64 },
+    Slow {
+        client: Option<usize>,
+        route: Option<u32>,
+        by: f64,
+        from: f64,
+        to: f64,
+    },
     /// Nothing arrives at all.
     Silence { from: f64, to: f64 },
     /// Each request under a name never heard before.
@@ -66,7 +84,12 @@ struct Job {
 
 enum What {
     Start(Job),
-    End { slot: u32, route: u32, class: Class, took: f64 },
+    End {
+        slot: u32,
+        route: u32,
+        class: Class,
+        took: f64,
+    },
 }
 
 #[derive(Default)]
@@ -92,14 +115,32 @@ impl World {
                     rate: total * weights[i] / sum,
                     visit: 1.0 + 9.0 * rng.f64().powi(2),
                     pause: 0.05 + 3.0 * rng.f64(),
-                    routes: (0..k).map(|j| ((first + j * j) % ROUTES as u32, 1.0 / f64::from(j + 1))).collect(),
-                    errors: if rng.f64() < 0.1 { 0.2 } else { 0.02 * rng.f64() },
-                    error: [Class::NotFound, Class::Validation, Class::Conflict, Class::ServerError][rng.usize(0..4)],
+                    routes: (0..k)
+                        .map(|j| ((first + j * j) % ROUTES as u32, 1.0 / f64::from(j + 1)))
+                        .collect(),
+                    errors: if rng.f64() < 0.1 {
+                        0.2
+                    } else {
+                        0.02 * rng.f64()
+                    },
+                    error: [
+                        Class::NotFound,
+                        Class::Validation,
+                        Class::Conflict,
+                        Class::ServerError,
+                    ][rng.usize(0..4)],
                     shape: Box::new(|_| 1.0),
                 }
             })
             .collect();
-        Self { rng, clients, effects: Vec::new(), deploys: Vec::new(), length, capacity: total * 0.3 + 4.0 }
+        Self {
+            rng,
+            clients,
+            effects: Vec::new(),
+            deploys: Vec::new(),
+            length,
+            capacity: total * 0.3 + 4.0,
+        }
     }
 
     fn exp(&mut self, mean: f64) -> f64 {
@@ -125,7 +166,9 @@ impl World {
     }
 
     fn silent(&self, t: f64) -> bool {
-        self.effects.iter().any(|e| matches!(e, Effect::Silence { from, to } if t >= *from && t < *to))
+        self.effects
+            .iter()
+            .any(|e| matches!(e, Effect::Silence { from, to } if t >= *from && t < *to))
     }
 
     /// Runs the world; `live` feeds as production does. Returns what the detector says.
@@ -152,20 +195,41 @@ impl World {
                 let visit = c.visit.max(1.0);
                 let mut at = t;
                 loop {
-                    let gap = if rate > 0.0 { self.exp(visit / rate) } else { break };
+                    let gap = if rate > 0.0 {
+                        self.exp(visit / rate)
+                    } else {
+                        break;
+                    };
                     at += gap;
                     if at >= t + TICK {
                         break;
                     }
                     let left = (self.exp(visit - 1.0 + 1e-9)) as u32;
                     let route = self.pick(i);
-                    fresh.push((at, Job { client: i, route, forced: None, left, tries: 0, visit: true }));
+                    fresh.push((
+                        at,
+                        Job {
+                            client: i,
+                            route,
+                            forced: None,
+                            left,
+                            tries: 0,
+                            visit: true,
+                        },
+                    ));
                 }
             }
             for e in 0..self.effects.len() {
                 let (client, route, forced, rate) = match &self.effects[e] {
-                    Effect::Extra { client, route, class, rate } => (*client, *route, Some(*class), rate(t)),
-                    Effect::Names { rate, from, to } if t >= *from && t < *to => (usize::MAX, 0, None, *rate),
+                    Effect::Extra {
+                        client,
+                        route,
+                        class,
+                        rate,
+                    } => (*client, *route, Some(*class), rate(t)),
+                    Effect::Names { rate, from, to } if t >= *from && t < *to => {
+                        (usize::MAX, 0, None, *rate)
+                    }
                     _ => continue,
                 };
                 let mut at = t;
@@ -180,7 +244,17 @@ impl World {
                     } else {
                         client
                     };
-                    fresh.push((at, Job { client, route, forced, left: 0, tries: 0, visit: false }));
+                    fresh.push((
+                        at,
+                        Job {
+                            client,
+                            route,
+                            forced,
+                            left: 0,
+                            tries: 0,
+                            visit: false,
+                        },
+                    ));
                 }
             }
             if !silent {
@@ -198,11 +272,19 @@ impl World {
                 queue.pop();
                 let at = at as f64 / 1e9;
                 match things.remove(&k).unwrap() {
-                    What::End { slot, route, class, took } => {
+                    What::End {
+                        slot,
+                        route,
+                        class,
+                        took,
+                    } => {
                         in_flight -= 1;
                         let account = accounts.entry(slot).or_default();
                         account.in_flight -= 1;
-                        let delta = account.routes.entry(route).or_insert(RouteDelta { route, ..RouteDelta::default() });
+                        let delta = account.routes.entry(route).or_insert(RouteDelta {
+                            route,
+                            ..RouteDelta::default()
+                        });
                         delta.by_class[class as usize] += 1;
                         delta.service_time += took as f32;
                         if live {
@@ -226,14 +308,36 @@ impl World {
                         }
                         key += 1;
                         queue.push(Reverse((nanos(at + took), key)));
-                        things.insert(key, What::End { slot: job.client as u32, route: job.route, class, took });
+                        things.insert(
+                            key,
+                            What::End {
+                                slot: job.client as u32,
+                                route: job.route,
+                                class,
+                                took,
+                            },
+                        );
                         let next = if again {
-                            Some((at + took + self.exp(0.4), Job { tries: job.tries + 1, ..job }))
+                            Some((
+                                at + took + self.exp(0.4),
+                                Job {
+                                    tries: job.tries + 1,
+                                    ..job
+                                },
+                            ))
                         } else if job.visit && job.left > 0 {
                             let pause = self.clients[job.client].pause;
                             let pause = pause * (0.8 * self.normal()).exp();
                             let route = self.pick(job.client);
-                            Some((at + took + pause, Job { route, left: job.left - 1, tries: 0, ..job }))
+                            Some((
+                                at + took + pause,
+                                Job {
+                                    route,
+                                    left: job.left - 1,
+                                    tries: 0,
+                                    ..job
+                                },
+                            ))
                         } else {
                             None
                         };
@@ -246,20 +350,30 @@ impl World {
                 }
             }
             t += TICK;
-            if std::env::var("DBG").is_ok() && (t % 50.0) < 0.01 { println!("t {t} in flight {in_flight} cap {}", self.capacity); }
             while deploys.first().is_some_and(|d| d.0 <= t) {
                 let (at, client, version) = deploys.remove(0);
                 detector.deployed(&names[client], version, Timestamp::from_nanos(nanos(at)));
             }
-            feed(&mut detector, &accounts, &names, live, in_flight, Timestamp::from_nanos(nanos(t)), &mut events);
+            feed(
+                &mut detector,
+                &accounts,
+                &names,
+                live,
+                in_flight,
+                Timestamp::from_nanos(nanos(t)),
+                &mut events,
+            );
             accounts.retain(|_, a| {
                 a.started = 0;
                 a.routes.clear();
-                a.busy = if live { f64::from(a.in_flight) * TICK } else { 0.0 };
+                a.busy = if live {
+                    f64::from(a.in_flight) * TICK
+                } else {
+                    0.0
+                };
                 a.in_flight > 0
             });
         }
-        if std::env::var("DBG").is_ok() { for e in &events { println!("{} {:?} {:?} {:?} route {:?} base {:.2} obs {:.2} since {:.1} harm {:?}", e.t, e.kind, e.caller, e.signal, e.route, e.baseline, e.observed, e.since, e.harm); } }
         events
     }
 
@@ -277,13 +391,31 @@ impl World {
         }
         for e in 0..self.effects.len() {
             match &self.effects[e] {
-                Effect::Slow { client, route, by, from, to }
-                    if t >= *from && t < *to && client.is_none_or(|c| c == job.client) && route.is_none_or(|r| r == job.route) =>
+                Effect::Slow {
+                    client,
+                    route,
+                    by,
+                    from,
+                    to,
+                } if t >= *from
+                    && t < *to
+                    && client.is_none_or(|c| c == job.client)
+                    && route.is_none_or(|r| r == job.route) =>
                 {
                     took *= by;
                 }
-                Effect::Spoil { client, route, class: bad, share, from, to, retries }
-                    if t >= *from && t < *to && client.is_none_or(|c| c == job.client) && route.is_none_or(|r| r == job.route) =>
+                Effect::Spoil {
+                    client,
+                    route,
+                    class: bad,
+                    share,
+                    from,
+                    to,
+                    retries,
+                } if t >= *from
+                    && t < *to
+                    && client.is_none_or(|c| c == job.client)
+                    && route.is_none_or(|r| r == job.route) =>
                 {
                     if self.rng.f64() < *share {
                         class = *bad;
@@ -306,13 +438,19 @@ fn feed(
     now: Timestamp,
     events: &mut Vec<Event>,
 ) {
-    let routes: Vec<Vec<RouteDelta>> = accounts.values().map(|a| a.routes.values().copied().collect()).collect();
+    let routes: Vec<Vec<RouteDelta>> = accounts
+        .values()
+        .map(|a| a.routes.values().copied().collect())
+        .collect();
     let observed: Vec<Observed<'_>> = accounts
         .iter()
         .zip(&routes)
         .filter(|((_, a), _)| a.started > 0 || !a.routes.is_empty() || (live && a.in_flight > 0))
         .map(|((&slot, a), routes)| Observed {
-            id: CallerId { slot, generation: 0 },
+            id: CallerId {
+                slot,
+                generation: 0,
+            },
             name: &names[slot as usize],
             provenance: Provenance::Verified,
             row: Row::Caller,
@@ -323,19 +461,40 @@ fn feed(
             routes,
         })
         .collect();
-    let load = Load { in_flight: if live { in_flight } else { 0 }, ceiling: None };
-    detector.tick(&Tick { now, load, callers: &observed }, events);
+    let load = Load {
+        in_flight: if live { in_flight } else { 0 },
+        ceiling: None,
+    };
+    detector.tick(
+        &Tick {
+            now,
+            load,
+            callers: &observed,
+        },
+        events,
+    );
 }
 
 /// Who was named first at or after `from`, in seconds from there, and everybody else who was named.
 pub fn verdict(events: &[Event], who: &str, from: f64, to: f64) -> (Option<f64>, Vec<String>) {
-    let started = || events.iter().filter(|e| e.kind == Kind::RunawayStarted && e.t >= 600.0);
+    let started = || {
+        events
+            .iter()
+            .filter(|e| e.kind == Kind::RunawayStarted && e.t >= 600.0)
+    };
     let found = started()
         .find(|e| e.caller.as_deref() == Some(who) && e.t >= from && e.t <= to)
         .map(|e| e.t - from);
     let others = started()
         .filter(|e| e.caller.as_deref() != Some(who) || e.t < from || e.t > to + 60.0)
-        .map(|e| format!("{} {:?} at {:.1}", e.caller.as_deref().unwrap_or("?"), e.signal, e.t))
+        .map(|e| {
+            format!(
+                "{} {:?} at {:.1}",
+                e.caller.as_deref().unwrap_or("?"),
+                e.signal,
+                e.t
+            )
+        })
         .collect();
     (found, others)
 }
@@ -343,8 +502,4 @@ pub fn verdict(events: &[Event], who: &str, from: f64, to: f64) -> (Option<f64>,
 /// From `from` to `to`.
 pub fn between(from: f64, to: f64, value: f64) -> Shape {
     Box::new(move |t| if t >= from && t < to { value } else { 0.0 })
-}
-
-pub const fn duration(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
 }
