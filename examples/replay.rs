@@ -114,7 +114,7 @@ struct Replay {
     waiting: BinaryHeap<Request>,
     latest: f64,
     detector: Detector,
-    deploys: std::iter::Peekable<std::vec::IntoIter<(f64, String, String)>>,
+    deploys: std::iter::Peekable<std::vec::IntoIter<Announced>>,
     rows: Vec<Row0>,
     touched: Vec<u32>,
     next: Option<Timestamp>,
@@ -300,7 +300,10 @@ impl Replay {
     }
 }
 
-fn deploys(path: &str) -> Result<Vec<(f64, String, String)>, Box<dyn Error>> {
+/// When, who, and what version.
+type Announced = (f64, String, String);
+
+fn deploys(path: &str) -> Result<Vec<Announced>, Box<dyn Error>> {
     let mut found = Vec::new();
     for line in BufReader::new(File::open(path)?).lines() {
         let Ok(value) = serde_json::from_str::<Value>(&line?) else {

@@ -248,7 +248,7 @@ fn rename(w: &mut World, client: usize, moved: fn(f64) -> f64) {
     let old = &w.clients[client];
     let new = worlds::Client {
         name: "renamed".into(),
-        shape: Box::new(move |t| moved(t)),
+        shape: Box::new(moved),
         routes: old.routes.clone(),
         ..*old
     };

@@ -42,7 +42,8 @@ impl Detector {
         };
     }
 
-    pub(super) fn judge_service(&mut self, now: f64, out: &mut Vec<Event>) {
+    pub(super) fn judge_service(&mut self, out: &mut Vec<Event>) {
+        let now = self.now;
         let (mut active, mut failing, mut failures) = (0, 0, 0.0);
         for state in self.callers.iter().filter(|s| !s.is_free() && !s.alarmed()) {
             let all = state.errors.recent_all();

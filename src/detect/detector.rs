@@ -19,8 +19,8 @@ const GRACE: f64 = 90.0;
 const SLOW_GRACE: f64 = 60.0;
 /// A pause is at least so many seconds, and more where requests are few.
 const PAUSE: f64 = 20.0;
-/// Windows after which remembered bursts of errors are lowered by a step: half in a day.
-const FORGET: u32 = 780;
+/// Windows after which remembered bursts are lowered by a step of 6 %: half in three days.
+const FORGET: u32 = 2400;
 /// Places beyond this are not believed: a caller table is bounded far below.
 const MOST_CALLERS: usize = 1 << 20;
 
@@ -35,6 +35,9 @@ pub struct Detector {
     pub(super) young: Rate,
     pub(super) new_names: f32,
     pub(super) usual_new_names: f32,
+    /// The time and the load of the present tick.
+    pub(super) now: f64,
+    pub(super) load: Load,
     pub(super) last: Option<Timestamp>,
     pub(super) usual_tick: f64,
     /// Seconds of traffic seen: stands still while the whole stream does.
@@ -65,7 +68,8 @@ impl Detector {
 
     /// Takes what has happened since the last tick and adds what there is to say.
     pub fn tick(&mut self, tick: &Tick<'_>, out: &mut Vec<Event>) {
-        let now = tick.now.as_secs_f64();
+        self.now = tick.now.as_secs_f64();
+        self.load = tick.load;
         let started: u32 = tick
             .callers
             .iter()
@@ -85,21 +89,21 @@ impl Detector {
         smooth(&mut self.new_names, new_names, dt as f32, 8.0);
         smooth(&mut self.usual_new_names, new_names, dt as f32, 1800.0);
         for seen in tick.callers {
-            self.judge(seen, now, &tick.load, out);
+            self.judge(seen, out);
         }
-        self.judge_names(young, dt as f32, now, &tick.load, out);
+        self.judge_names(young, dt as f32, out);
         if self.clock - self.second >= 1.0 {
             self.second = self.clock;
-            self.each_second(now, &tick.load, out);
+            self.each_second(out);
         }
         if self.clock - self.window >= f64::from(WINDOW) {
             self.window = self.clock;
-            self.each_window(now);
+            self.each_window();
         }
     }
 
     /// Moves the clock and returns by how much.
-    pub(super) fn advance(&mut self, now: Timestamp, active: bool) -> f64 {
+    fn advance(&mut self, now: Timestamp, active: bool) -> f64 {
         let Some(last) = self.last else {
             self.last = Some(now);
             return 0.0;
@@ -143,7 +147,7 @@ impl Detector {
     }
 
     /// The state of a caller, brought up to date but for the present tick; `None` past any sensible size.
-    pub(super) fn count(&mut self, seen: &Observed<'_>) -> (f32, f32) {
+    fn count(&mut self, seen: &Observed<'_>) -> (f32, f32) {
         let slot = seen.id.slot as usize;
         if slot >= self.callers.len() {
             if slot > MOST_CALLERS {
@@ -182,7 +186,7 @@ impl Detector {
         )
     }
 
-    pub(super) fn each_second(&mut self, now: f64, load: &Load, out: &mut Vec<Event>) {
+    fn each_second(&mut self, out: &mut Vec<Event>) {
         let world = self.world;
         for state in self.callers.iter_mut().filter(|s| !s.is_free()) {
             let dt = (self.clock - state.at) as f32;
@@ -201,11 +205,11 @@ impl Detector {
             state.errors.grow_older();
         }
         self.find_what_is_common();
-        self.judge_service(now, out);
-        self.follow_episodes(now, load, out);
+        self.judge_service(out);
+        self.follow_episodes(out);
     }
 
-    pub(super) fn each_window(&mut self, now: f64) {
+    fn each_window(&mut self) {
         let (mut total, mut concurrency, mut errors) = (0.0, 0.0, 0.0);
         let frozen = self.degraded.id.is_some() || self.crowd.id.is_some();
         for state in self.callers.iter_mut().filter(|s| !s.is_free()) {
@@ -221,10 +225,15 @@ impl Detector {
         self.world.total = total;
         self.world.concurrency = concurrency;
         self.world.errors = errors;
-        self.deploys.forget_old(now);
+        self.deploys.forget_old(self.now);
         self.windows = self.windows.wrapping_add(1);
         if self.windows.is_multiple_of(FORGET) {
-            self.callers.iter_mut().for_each(|s| s.errors.forget());
+            for state in &mut self.callers {
+                state.rate.forget();
+                state.errors.forget();
+                state.hold.forget();
+            }
+            self.young.forget();
         }
     }
 }

@@ -17,6 +17,24 @@ const HARMLESS: f64 = 60.0;
 /// What lasts this long is the rule.
 const LONGEST: f64 = 3600.0;
 
+/// The place of an episode that no one caller is behind.
+pub(super) const NOBODY: CallerId = CallerId {
+    slot: u32::MAX,
+    generation: 0,
+};
+
+/// Evidence enough, and of what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alarm {
+    pub(super) signal: Signal,
+    /// The class in excess, for [`Signal::Errors`].
+    pub(super) class: Option<Class>,
+    pub(super) baseline: f32,
+    pub(super) observed: f32,
+    /// Seconds since the change began.
+    pub(super) age: f32,
+}
+
 /// Open episodes beyond this many are not opened: bounded whatever happens.
 pub(super) const MOST_EPISODES: usize = 256;
 
@@ -44,22 +62,15 @@ pub(super) enum Course {
 }
 
 impl Episode {
-    pub(super) fn open(
-        id: CallerId,
-        name: Arc<str>,
-        signal: Signal,
-        class: Option<Class>,
-        said: Event,
-    ) -> Self {
-        let (opened, worst) = (said.t, said.harm);
+    pub(super) fn open(id: CallerId, name: Arc<str>, alarm: &Alarm, said: Event) -> Self {
         Self {
             id,
             name,
-            signal,
-            class,
+            signal: alarm.signal,
+            class: alarm.class,
+            opened: said.t,
+            worst: said.harm,
             said,
-            opened,
-            worst,
             calm: None,
         }
     }
@@ -143,7 +154,14 @@ mod tests {
             slot: 0,
             generation: 0,
         };
-        Episode::open(id, "a".into(), Signal::Rate, None, said(100.0))
+        let alarm = Alarm {
+            signal: Signal::Rate,
+            class: None,
+            baseline: 1.0,
+            observed: 10.0,
+            age: 0.0,
+        };
+        Episode::open(id, "a".into(), &alarm, said(100.0))
     }
 
     #[test]

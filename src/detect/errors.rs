@@ -6,7 +6,9 @@
 //! the same route (the control group: an error that everybody gets is nobody's), and 3 %.
 
 use super::World;
-use super::math::{decay, ratio, smooth};
+use super::episode::Alarm;
+use super::event::Signal;
+use super::math::{Height, decay, ratio, smooth};
 use crate::outcome::{Class, Fault};
 
 /// Error classes; [`Class::Ok`] is not among them.
@@ -35,29 +37,6 @@ pub(super) struct Errors {
     /// The highest rate in this excursion, and in excursions that ended by themselves; see [`Height`].
     burst: [Height; ERRORS],
     peak: [Height; ERRORS],
-}
-
-/// A rate in one byte, on a logarithmic scale with steps of 6 %: a remembered maximum need not be exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Height(u8);
-
-impl Height {
-    fn of(rate: f32) -> Self {
-        Self((16.0 * (16.0 * rate.max(0.0)).ln_1p()).ceil() as u8)
-    }
-
-    fn rate(self) -> f32 {
-        (f32::from(self.0) / 16.0).exp_m1() / 16.0
-    }
-}
-
-/// An error class in excess.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Excess {
-    pub(super) class: Class,
-    pub(super) baseline: f32,
-    pub(super) observed: f32,
-    pub(super) age: f32,
 }
 
 impl Errors {
@@ -114,15 +93,20 @@ impl Errors {
         }
     }
 
+    /// Whether there is evidence about a class: else good answers change nothing.
+    pub(super) fn suspects(&self, class: Class) -> bool {
+        class
+            .index()
+            .checked_sub(1)
+            .is_some_and(|i| self.evidence[i] > 0.0)
+    }
+
     /// Weighs the answers of one route: `n` requests, `errors` of them of `class`, while other callers see
     /// the share `others` there.
     pub(super) fn weigh(&mut self, class: Class, n: f32, errors: f32, others: f32) {
         let Some(i) = class.index().checked_sub(1) else {
             return;
         };
-        if errors <= 0.0 && self.evidence[i] <= 0.0 {
-            return;
-        }
         let p0 = self.share(class).max(1.3 * others).clamp(LEAST_SHARE, 0.7);
         let q = (8.0 * p0).min(0.6).max((1.0 + 2.0 * p0) / 3.0);
         let gain = errors * (q / p0).ln() + (n - errors) * ((1.0 - q) / (1.0 - p0)).ln();
@@ -146,9 +130,7 @@ impl Errors {
 
     /// Lowers the remembered bursts by a step.
     pub(super) fn forget(&mut self) {
-        for peak in &mut self.peak {
-            peak.0 = peak.0.saturating_sub(1);
-        }
+        self.peak.iter_mut().for_each(Height::lower);
     }
 
     /// Counts the age of excursions, once a second.
@@ -171,7 +153,7 @@ impl Errors {
     }
 
     /// The class in excess, if there is evidence enough.
-    pub(super) fn excess(&self, world: &World, prior: f32) -> Option<Excess> {
+    pub(super) fn excess(&self, world: &World, prior: f32) -> Option<Alarm> {
         let (i, evidence) = self
             .evidence
             .iter()
@@ -188,12 +170,11 @@ impl Errors {
         let age = f32::from(self.age[i]);
         // Failures of the service need a control group, and time for it to show; one batch of bad input
         // is soon over.
-        let unripe = age
-            < if class.fault() == Fault::Service {
-                5.0
-            } else {
-                1.0
-            };
+        let ripe = if class.fault() == Fault::Service {
+            6.0
+        } else {
+            1.0
+        };
         let peak = self.peak[i].rate();
         // Where bursts of several errors are known, the next may well be larger by a few.
         let margin = if peak >= 4.0 / RECENT {
@@ -202,15 +183,16 @@ impl Errors {
             0.0
         };
         let unheard_of = self.recent(class) > 1.5 * peak + margin;
-        if unripe
+        if age < ripe
             || !unheard_of
             || self.recent(class) - baseline * all < least
             || observed < 2.0 * baseline
         {
             return None;
         }
-        Some(Excess {
-            class,
+        Some(Alarm {
+            signal: Signal::Errors,
+            class: Some(class),
             baseline,
             observed,
             age,
@@ -303,16 +285,5 @@ mod tests {
     #[test]
     fn failures_of_the_service_wait_for_the_control_group() {
         assert!(delay(Class::ServerError, 0.0).unwrap() >= 5.0);
-    }
-
-    #[test]
-    fn remembered_heights_are_right_to_six_percent() {
-        for rate in [0.0_f32, 0.25, 1.0, 77.0, 1e5] {
-            let height = Height::of(rate).rate();
-            assert!(
-                height >= rate * 0.999 && height <= rate * 1.07 + 0.01,
-                "{rate}: {height}"
-            );
-        }
     }
 }

@@ -140,6 +140,9 @@ pub struct Event {
     pub since: f64,
 }
 
+/// From a caller's name to its owner and contact.
+pub type People<'a> = dyn Fn(&str) -> (Option<&'a str>, Option<&'a str>) + 'a;
+
 /// What the detector does not know about the program that it runs in.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -150,7 +153,7 @@ pub struct Surroundings<'a> {
     /// A route's method and template.
     pub route: &'a dyn Fn(RouteId) -> Option<&'a str>,
     /// A caller's owner and contact.
-    pub people: &'a dyn Fn(&str) -> (Option<&'a str>, Option<&'a str>),
+    pub people: &'a People<'a>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {

@@ -4,10 +4,10 @@ use super::detector::Detector;
 use super::episode::Course;
 use super::event::{Event, Kind, Signal};
 use super::math::ratio;
-use super::observe::Load;
 
 impl Detector {
-    pub(super) fn follow_episodes(&mut self, now: f64, load: &Load, out: &mut Vec<Event>) {
+    pub(super) fn follow_episodes(&mut self, out: &mut Vec<Event>) {
+        let now = self.now;
         let mut episodes = std::mem::take(&mut self.episodes);
         episodes.retain_mut(|episode| {
             let names = episode.signal == Signal::Names;
@@ -38,10 +38,10 @@ impl Detector {
                 ),
                 (Some(s), Signal::InFlight) => s.hold.lately(),
             });
-            event.harm = self.harm(state, load);
+            event.harm = self.harm(state);
             if course == Course::GoesOn {
                 event.deploy = self.deploys.explaining(&episode.name, event.since);
-                self.blame(episode, &mut event);
+                self.blame(episode.id, &mut event);
                 out.extend(episode.update(event));
                 return true;
             }

@@ -7,7 +7,9 @@
 //!
 //! Evidence per tick is bounded: one very slow request, however slow, is not a runaway.
 
-use super::math::{ratio, smooth};
+use super::episode::Alarm;
+use super::event::Signal;
+use super::math::{Height, ratio, smooth};
 use super::{WINDOW, World};
 
 /// The rise that the sum looks for.
@@ -33,20 +35,13 @@ pub(super) struct Hold {
     held: f32,
     elapsed: f32,
     level: [f32; 2],
-    burst: [f32; 2],
-    peak: [f32; 2],
+    burst: [Height; 2],
+    peak: [Height; 2],
     /// The request time of the longest requests in this excursion, as the grain of the evidence.
     coarse: f32,
     /// How many requests the excursion is about: the most in flight at once, or, in a log, the ticks in
     /// which slow ones ended.
     many: u16,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Holding {
-    pub(super) baseline: f32,
-    pub(super) observed: f32,
-    pub(super) age: f32,
 }
 
 impl Hold {
@@ -112,17 +107,16 @@ impl Hold {
             smooth(level, busy, dt, tau);
         }
         for (burst, level) in self.burst.iter_mut().zip(self.level) {
-            *burst = burst.max(level);
+            *burst = Height::of(level).max(*burst);
         }
     }
 
     pub(super) fn settle(&mut self, alarmed: bool) {
         if alarmed {
-            self.burst = [0.0; 2];
+            self.burst = [Height::default(); 2];
         } else if self.evidence <= 0.0 {
             for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
-                *peak = peak.max(*burst);
-                *burst = 0.0;
+                *peak = std::mem::take(burst).max(*peak);
             }
         }
     }
@@ -154,7 +148,13 @@ impl Hold {
         self.mean += weight * (level - self.mean);
     }
 
-    pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Holding> {
+    /// Lowers the remembered bursts by a step.
+    pub(super) fn forget(&mut self) {
+        self.peak.iter_mut().for_each(Height::lower);
+    }
+
+    /// The holding, if there is evidence enough.
+    pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Alarm> {
         if self.evidence + prior < THRESHOLD || self.many < if prior > 0.0 { 2 } else { 3 } {
             return None;
         }
@@ -167,14 +167,16 @@ impl Hold {
             .level
             .iter()
             .zip(self.peak)
-            .any(|(&level, peak)| level > 1.5 * peak);
+            .any(|(&level, peak)| level > 1.5 * peak.rate());
         if excess < enough
             || rate < LEAST_SHARE * world.concurrency.max(world.others_hold)
             || !over_peak
         {
             return None;
         }
-        Some(Holding {
+        Some(Alarm {
+            signal: Signal::InFlight,
+            class: None,
             baseline: self.mean,
             observed: self.level[0].max(self.level[1]),
             // What ends in a log began before it was known.
@@ -192,12 +194,12 @@ impl Hold {
         self.elapsed = 0.0;
         self.many = 0;
         self.coarse = 0.0;
-        self.burst = [0.0; 2];
+        self.burst = [Height::default(); 2];
     }
 
     pub(super) fn accept(&mut self) {
         self.mean = self.lately();
-        self.peak = self.level;
+        self.peak = self.level.map(Height::of);
         self.reset();
     }
 }
@@ -233,8 +235,11 @@ mod tests {
         assert!((hold.mean() - 0.1).abs() < 0.01);
         hold.observe(600.0, 0, 0.25, &world(), 1.0);
         assert!(hold.holding(&world(), 1.0, 0.0).is_none());
-        hold.observe(20.0, 0, 0.25, &world(), 1.0);
-        hold.observe(20.0, 0, 0.25, &world(), 1.0);
+        let mut hold = usual();
+        for _ in 0..4 {
+            hold.observe(20.0, 0, 0.25, &world(), 1.0);
+            hold.observe(0.05, 0, 2.0, &world(), 1.0);
+        }
         let found = hold.holding(&world(), 1.0, 0.0).unwrap();
         assert!(found.observed > 2.0 && found.baseline < 0.2);
     }

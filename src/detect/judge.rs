@@ -1,9 +1,9 @@
 //! From evidence to a name: every caller against the service of the moment, once per tick.
 
 use super::detector::Detector;
+use super::episode::{Alarm, NOBODY};
 use super::event::{Event, Signal};
-use super::observe::{CallerId, Load, Observed};
-use super::rate::Rise;
+use super::observe::Observed;
 use super::state::State;
 use super::{FIRST, WARM, World};
 use crate::outcome::{Class, Fault};
@@ -14,13 +14,7 @@ const DEPLOYED: f32 = 6.0;
 pub(super) const SLOW: f32 = 2.5;
 
 impl Detector {
-    pub(super) fn judge(
-        &mut self,
-        seen: &Observed<'_>,
-        now: f64,
-        load: &Load,
-        out: &mut Vec<Event>,
-    ) {
+    pub(super) fn judge(&mut self, seen: &Observed<'_>, out: &mut Vec<Event>) {
         let slot = seen.id.slot as usize;
         let Some(state) = self.callers.get_mut(slot) else {
             return;
@@ -45,6 +39,9 @@ impl Detector {
                 let service = class.fault() == Fault::Service;
                 if service {
                     faults += errors;
+                }
+                if errors <= 0.0 && !state.errors.suspects(class) {
+                    continue;
                 }
                 let own_class = state.errors.recent(class);
                 let own_there = state.shares.own(delta.route, class.fault());
@@ -80,65 +77,42 @@ impl Detector {
             .observe(seen.held(), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
         if self.clock >= FIRST {
-            self.decide(seen, &world, growth, now, load, out);
+            self.decide(seen, &world, growth, out);
         }
     }
 
-    pub(super) fn decide(
-        &mut self,
-        seen: &Observed<'_>,
-        world: &World,
-        growth: f32,
-        now: f64,
-        load: &Load,
-        out: &mut Vec<Event>,
-    ) {
-        let Some(state) = self.callers.get(seen.id.slot as usize) else {
+    fn decide(&mut self, seen: &Observed<'_>, world: &World, growth: f32, out: &mut Vec<Event>) {
+        let slot = seen.id.slot as usize;
+        let Some(state) = self.callers.get(slot) else {
             return;
         };
-        let open = |signal: Signal| state.alarms & signal.bit() != 0;
-        // The look-up is by name; most callers are nowhere near an alarm.
-        let suspect = || self.deploys.suspect(seen.name, now);
-        let prior = |hit: bool| if hit { DEPLOYED } else { 0.0 };
-        let mut found: [Option<(Signal, Option<Class>, f32, f32, f32)>; 3] = [None; 3];
-        if !open(Signal::Rate)
-            && state.rate.rise(world, DEPLOYED).is_some()
-            && let Some(rise) = state.rate.rise(world, prior(suspect()))
-            && !self.took_over(seen.id.slot as usize, &rise)
-        {
-            found[0] = Some((Signal::Rate, None, rise.baseline, rise.observed, rise.age));
+        let closed = |signal: Signal| state.alarms & signal.bit() == 0;
+        // Deploys are looked up by name, and most callers are nowhere near an alarm: so first as if.
+        let ask = |evidence: &dyn Fn(f32) -> Option<Alarm>| {
+            evidence(DEPLOYED)?;
+            let suspect = self.deploys.suspect(seen.name, self.now);
+            evidence(if suspect { DEPLOYED } else { 0.0 })
+        };
+        let mut rate = None;
+        if closed(Signal::Rate) {
+            rate = ask(&|prior| state.rate.rise(world, prior))
+                .filter(|rise| !self.took_over(slot, rise));
         }
-        if !open(Signal::Errors)
-            && state.errors.excess(world, DEPLOYED).is_some()
-            && let Some(e) = state.errors.excess(world, prior(suspect()))
-        {
-            found[1] = Some((Signal::Errors, Some(e.class), e.baseline, e.observed, e.age));
+        let mut errors = None;
+        if closed(Signal::Errors) {
+            errors = ask(&|prior| state.errors.excess(world, prior));
         }
-        if !open(Signal::InFlight)
-            && !open(Signal::Rate)
-            && found[0].is_none()
-            && state.hold.holding(world, growth, DEPLOYED).is_some()
-            && let Some(h) = state.hold.holding(world, growth, prior(suspect()))
-        {
-            found[2] = Some((Signal::InFlight, None, h.baseline, h.observed, h.age));
+        let mut hold = None;
+        if closed(Signal::InFlight) && closed(Signal::Rate) && rate.is_none() {
+            hold = ask(&|prior| state.hold.holding(world, growth, prior));
         }
-        for (signal, class, baseline, observed, age) in found.into_iter().flatten() {
-            self.open(
-                seen.id,
-                seen.name,
-                Some(seen.provenance),
-                signal,
-                class,
-                [baseline, observed, age],
-                now,
-                load,
-                out,
-            );
+        for alarm in [rate, errors, hold].into_iter().flatten() {
+            self.open(seen.id, seen.name, Some(seen.provenance), &alarm, out);
         }
     }
 
     /// Whether others lost what this caller has won: a rename or a move is not a runaway.
-    pub(super) fn took_over(&self, slot: usize, rise: &Rise) -> bool {
+    fn took_over(&self, slot: usize, rise: &Alarm) -> bool {
         let lost: f32 = self
             .callers
             .iter()
@@ -159,42 +133,27 @@ impl Detector {
         lost >= 0.6 * (rise.observed - rise.baseline)
     }
 
-    pub(super) fn judge_names(
-        &mut self,
-        young: f32,
-        dt: f32,
-        now: f64,
-        load: &Load,
-        out: &mut Vec<Event>,
-    ) {
-        let world = self.world;
-        let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
+    /// Weighs `young` requests under names that are new.
+    pub(super) fn judge_names(&mut self, young: f32, dt: f32, out: &mut Vec<Event>) {
+        // At first every name is new.
         if self.clock < WARM / 2.0 {
-            // At first every name is new.
             return;
         }
+        let world = self.world;
+        let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
         self.young.observe(young, dt, &world);
         self.young.settle(open);
         if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
             return;
         }
         if let Some(rise) = self.young.rise(&world, 0.0) {
-            let id = CallerId {
-                slot: u32::MAX,
-                generation: 0,
+            let alarm = Alarm {
+                signal: Signal::Names,
+                baseline: self.usual_new_names,
+                observed: self.new_names,
+                ..rise
             };
-            let levels = [self.usual_new_names, self.new_names, rise.age];
-            self.open(
-                id,
-                "__other__",
-                None,
-                Signal::Names,
-                None,
-                levels,
-                now,
-                load,
-                out,
-            );
+            self.open(NOBODY, "__other__", None, &alarm, out);
         }
     }
 }

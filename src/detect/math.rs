@@ -31,6 +31,26 @@ pub(super) fn median(values: &mut [f32]) -> Option<f32> {
     Some(*median)
 }
 
+/// A rate in one byte, on a logarithmic scale with steps of 6 %: a remembered maximum need not be exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Height(u8);
+
+impl Height {
+    pub(super) fn of(rate: f32) -> Self {
+        Self((16.0 * (16.0 * rate.max(0.0)).ln_1p()).ceil() as u8)
+    }
+
+    /// The rate, or up to 6 % more.
+    pub(super) fn rate(self) -> f32 {
+        (f32::from(self.0) / 16.0).exp_m1() / 16.0
+    }
+
+    /// Forgets a little: one step.
+    pub(super) fn lower(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +76,16 @@ mod tests {
         assert_eq!(ratio(f32::NAN, 1.0), 0.0);
         assert_eq!(median(&mut []), None);
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn remembered_heights_are_right_to_six_percent() {
+        for rate in [0.0_f32, 0.25, 1.0, 77.0, 1e5] {
+            let height = Height::of(rate).rate();
+            assert!(
+                height >= rate * 0.999 && height <= rate * 1.07 + 0.01,
+                "{rate}: {height}"
+            );
+        }
     }
 }

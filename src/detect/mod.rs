@@ -48,7 +48,7 @@ mod shares;
 mod state;
 
 pub use detector::Detector;
-pub use event::{Deploy, Event, Harm, Kind, Signal, Surroundings};
+pub use event::{Deploy, Event, Harm, Kind, People, Signal, Surroundings};
 pub use observe::{CallerId, Load, Observed, RouteDelta, RouteId, Row, Tick};
 
 /// Seconds over which the past is counted.

@@ -102,6 +102,13 @@ pub struct Load {
     pub ceiling: Option<u32>,
 }
 
+impl Load {
+    pub(super) fn is_near_ceiling(&self) -> bool {
+        self.ceiling
+            .is_some_and(|most| f64::from(self.in_flight) >= 0.8 * f64::from(most))
+    }
+}
+
 /// Everything that happened since the last tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick<'a> {

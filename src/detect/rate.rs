@@ -20,7 +20,9 @@
 //! runaway as high as a former two-second burst hide for ever, but an alarm must exceed them at *some* scale:
 //! a runaway as high as a cron job is found when it lasts longer than the cron job does.
 
-use super::math::{decay, ratio, smooth};
+use super::episode::Alarm;
+use super::event::Signal;
+use super::math::{Height, decay, ratio, smooth};
 use super::{WINDOW, World};
 
 /// The rises that the three sums look for.
@@ -29,8 +31,6 @@ const FACTORS: [f32; 3] = [2.0, 5.0, 15.0];
 const SCALES: [f32; 4] = [2.0, 8.0, 32.0, 96.0];
 /// An alarm must exceed the remembered bursts by this factor: the next one may be a little higher.
 const OVER_PEAK: f32 = 1.5;
-/// Days that a burst is remembered for, as a time constant in seconds.
-const PEAK_MEMORY: f32 = 3.0 * 86_400.0;
 /// Time constant of the mean, in seconds.
 const MEMORY: f32 = 1800.0;
 /// A window counts for at most this many times the mean.
@@ -76,18 +76,9 @@ pub(super) struct Rate {
     count: [f32; 3],
     elapsed: [f32; 3],
     level: [f32; 4],
-    burst: [f32; 4],
-    peak: [f32; 4],
+    burst: [Height; 4],
+    peak: [Height; 4],
     age: u16,
-}
-
-/// A rise that is an alarm.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rise {
-    pub(super) baseline: f32,
-    pub(super) observed: f32,
-    /// Seconds since the change began.
-    pub(super) age: f32,
 }
 
 impl Rate {
@@ -163,7 +154,7 @@ impl Rate {
             smooth(level, n, dt, tau);
         }
         for (burst, level) in self.burst.iter_mut().zip(self.level) {
-            *burst = burst.max(level);
+            *burst = Height::of(level).max(*burst);
         }
         // The sums of a bursty caller drain slowly; what is back to normal is over all the same.
         if self.level[0].max(self.level[1]) < 0.5 * reference && n <= 0.5 * reference * dt {
@@ -180,8 +171,7 @@ impl Rate {
 
     fn remember(&mut self) {
         for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
-            *peak = peak.max(*burst);
-            *burst = 0.0;
+            *peak = std::mem::take(burst).max(*peak);
         }
     }
 
@@ -222,15 +212,16 @@ impl Rate {
         self.age = self.age.saturating_add(1);
         let weight = (WINDOW / MEMORY).max(1.0 / f32::from(self.age));
         self.mean += weight * (rate - self.mean);
-        let forget = decay(WINDOW, PEAK_MEMORY);
-        for peak in &mut self.peak {
-            *peak *= forget;
-        }
+    }
+
+    /// Lowers the remembered bursts by a step.
+    pub(super) fn forget(&mut self) {
+        self.peak.iter_mut().for_each(Height::lower);
     }
 
     /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere, `share` the part
     /// of all traffic that it must be for an alarm.
-    pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Rise> {
+    pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Alarm> {
         let expected = world.common * self.mean;
         let seconds = LEAST_SECONDS + UNSEEN_SECONDS * SEEN / (SEEN + self.fano[1]);
         let least = LEAST_EXCESS.max(seconds * world.total);
@@ -238,7 +229,9 @@ impl Rate {
             .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
             .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)
             .filter_map(|i| {
-                Some(Rise {
+                Some(Alarm {
+                    signal: Signal::Rate,
+                    class: None,
                     baseline: self.mean,
                     observed: self.unheard_of(world, expected, self.elapsed[i])?,
                     age: self.elapsed[i],
@@ -253,7 +246,8 @@ impl Rate {
     fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
         // What took long to become evident has done little, and must be more before it is said.
         let least = LEAST_SHARE + SLOW_SHARE * ((age - 20.0) / 70.0).clamp(0.0, 1.0);
-        let over = |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i];
+        let over =
+            |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i].rate();
         (0..SCALES.len())
             .filter(|&i| SCALES[i] >= age.min(SCALES[SCALES.len() - 1]) / 4.0)
             .filter(|&i| {
@@ -282,13 +276,13 @@ impl Rate {
         if remember {
             self.remember();
         }
-        self.burst = [0.0; 4];
+        self.burst = [Height::default(); 4];
     }
 
     /// The change has become the rule: what is now, is normal.
     pub(super) fn accept(&mut self) {
         self.mean = self.lately();
-        self.peak = self.level;
+        self.peak = self.level.map(Height::of);
         self.end(false);
     }
 }
@@ -304,7 +298,7 @@ mod tests {
         }
     }
 
-    fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Rise)> {
+    fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Alarm)> {
         for tick in 0..seconds * 4 {
             rate.observe(n(tick), 0.25, &world());
             rate.settle(false);

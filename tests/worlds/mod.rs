@@ -10,28 +10,28 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use callerid::detect::{CallerId, Detector, Event, Kind, Load, Observed, RouteDelta, Row, Tick};
 use callerid::{Class, Provenance, Timestamp};
 
-pub const TICK: f64 = 0.25;
+pub(crate) const TICK: f64 = 0.25;
 const ROUTES: usize = 14;
 
 /// A function of time that multiplies something.
-pub type Shape = Box<dyn Fn(f64) -> f64>;
+pub(crate) type Shape = Box<dyn Fn(f64) -> f64>;
 
-pub struct Client {
-    pub name: String,
+pub(crate) struct Client {
+    pub(crate) name: String,
     /// Requests per second on average.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Requests that one visit brings, on average.
-    pub visit: f64,
+    pub(crate) visit: f64,
     /// Mean pause between the requests of a visit, in seconds.
-    pub pause: f64,
-    pub routes: Vec<(u32, f64)>,
-    pub errors: f64,
-    pub error: Class,
-    pub shape: Shape,
+    pub(crate) pause: f64,
+    pub(crate) routes: Vec<(u32, f64)>,
+    pub(crate) errors: f64,
+    pub(crate) error: Class,
+    pub(crate) shape: Shape,
 }
 
 /// What happens on top of ordinary life.
-pub enum Effect {
+pub(crate) enum Effect {
     /// Extra requests per second of a client on one route with one class.
     Extra {
         client: usize,
@@ -63,14 +63,14 @@ pub enum Effect {
     Names { rate: f64, from: f64, to: f64 },
 }
 
-pub struct World {
-    pub rng: fastrand::Rng,
-    pub clients: Vec<Client>,
-    pub effects: Vec<Effect>,
-    pub deploys: Vec<(f64, usize, &'static str)>,
-    pub length: f64,
+pub(crate) struct World {
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) deploys: Vec<(f64, usize, &'static str)>,
+    pub(crate) length: f64,
     /// Requests in flight at which durations have doubled.
-    pub capacity: f64,
+    pub(crate) capacity: f64,
 }
 
 struct Job {
@@ -102,7 +102,7 @@ struct Account {
 
 impl World {
     /// `n` clients with Zipf rates that add up to `total` requests per second.
-    pub fn new(seed: u64, n: usize, total: f64, length: f64) -> Self {
+    pub(crate) fn new(seed: u64, n: usize, total: f64, length: f64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 17);
         let weights: Vec<f64> = (0..n).map(|i| 1.0 / (i as f64 + 2.0)).collect();
         let sum: f64 = weights.iter().sum();
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// Runs the world; `live` feeds as production does. Returns what the detector says.
-    pub fn run(mut self, live: bool) -> Vec<Event> {
+    pub(crate) fn run(mut self, live: bool) -> Vec<Event> {
         let mut queue: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
         let mut things: HashMap<u64, What> = HashMap::new();
         let mut key = 0u64;
@@ -232,8 +232,11 @@ impl World {
                     }
                     _ => continue,
                 };
+                if rate <= 0.0 {
+                    continue;
+                }
                 let mut at = t;
-                while rate > 0.0 {
+                loop {
                     at += self.exp(1.0 / rate);
                     if at >= t + TICK {
                         break;
@@ -271,7 +274,10 @@ impl World {
                 }
                 queue.pop();
                 let at = at as f64 / 1e9;
-                match things.remove(&k).unwrap() {
+                let Some(what) = things.remove(&k) else {
+                    continue;
+                };
+                match what {
                     What::End {
                         slot,
                         route,
@@ -415,12 +421,11 @@ impl World {
                 } if t >= *from
                     && t < *to
                     && client.is_none_or(|c| c == job.client)
-                    && route.is_none_or(|r| r == job.route) =>
+                    && route.is_none_or(|r| r == job.route)
+                    && self.rng.f64() < *share =>
                 {
-                    if self.rng.f64() < *share {
-                        class = *bad;
-                        again = job.tries < *retries;
-                    }
+                    class = *bad;
+                    again = job.tries < *retries;
                 }
                 _ => {}
             }
@@ -476,7 +481,12 @@ fn feed(
 }
 
 /// Who was named first at or after `from`, in seconds from there, and everybody else who was named.
-pub fn verdict(events: &[Event], who: &str, from: f64, to: f64) -> (Option<f64>, Vec<String>) {
+pub(crate) fn verdict(
+    events: &[Event],
+    who: &str,
+    from: f64,
+    to: f64,
+) -> (Option<f64>, Vec<String>) {
     let started = || {
         events
             .iter()
@@ -500,6 +510,6 @@ pub fn verdict(events: &[Event], who: &str, from: f64, to: f64) -> (Option<f64>,
 }
 
 /// From `from` to `to`.
-pub fn between(from: f64, to: f64, value: f64) -> Shape {
+pub(crate) fn between(from: f64, to: f64, value: f64) -> Shape {
     Box::new(move |t| if t >= from && t < to { value } else { 0.0 })
 }
