@@ -249,7 +249,7 @@ impl Rate {
         let over =
             |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i].rate();
         (0..SCALES.len())
-            .filter(|&i| SCALES[i] >= age.min(SCALES[SCALES.len() - 1]) / 4.0)
+            .filter(|&i| SCALES[i] >= age.min(64.0) / 4.0)
             .filter(|&i| {
                 // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
                 // matter more.
