@@ -59,6 +59,8 @@ const SEEN: f32 = 200.0;
 const LEAST_SHARE: f32 = 0.15;
 /// and so much more where the evidence took a minute or more.
 const SLOW_SHARE: f32 = 0.07;
+/// and so much more where the caller has merely doubled: large callers swing.
+const MILD_SHARE: f32 = 0.1;
 /// What is not higher than remembered bursts but only longer must exceed them by this factor,
 const LONGER: f32 = 2.5;
 /// and be this part of all traffic.
@@ -259,6 +261,8 @@ impl Rate {
                 } else {
                     (LONGER, LONGER_SHARE)
                 };
+                let mild = (4.0 - ratio(self.level[i], expected.max(0.01))).clamp(0.0, 1.5) / 1.5;
+                let share = share + MILD_SHARE * mild;
                 over(i, factor) && self.level[i] - expected >= share * world.total
             })
             .map(|i| self.level[i])
