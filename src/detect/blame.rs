@@ -24,7 +24,8 @@ impl Detector {
         out: &mut Vec<Event>,
     ) {
         let harm = self.harm(self.callers.get(id.slot as usize));
-        if (self.clock < WARM && harm == Harm::None) || self.episodes.len() >= MOST_EPISODES {
+        let early = self.clock < WARM;
+        if (early && harm < Harm::Harmed) || self.episodes.len() >= MOST_EPISODES {
             return;
         }
         self.next_id += 1;
@@ -52,7 +53,8 @@ impl Detector {
         }
         self.blame(id, &mut event);
         out.push(event.clone());
-        self.episodes.push(Episode::open(id, name, alarm, event));
+        self.episodes
+            .push(Episode::open(id, name, alarm, event, early));
     }
 
     /// Fills in who and what explains the change, as it looks now.

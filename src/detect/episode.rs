@@ -48,6 +48,8 @@ pub(super) struct Episode {
     pub(super) said: Event,
     opened: f64,
     worst: Harm,
+    /// Opened when there was hardly any past to depart from.
+    early: bool,
     calm: Option<f64>,
 }
 
@@ -62,7 +64,13 @@ pub(super) enum Course {
 }
 
 impl Episode {
-    pub(super) fn open(id: CallerId, name: Arc<str>, alarm: &Alarm, said: Event) -> Self {
+    pub(super) fn open(
+        id: CallerId,
+        name: Arc<str>,
+        alarm: &Alarm,
+        said: Event,
+        early: bool,
+    ) -> Self {
         Self {
             id,
             name,
@@ -70,6 +78,7 @@ impl Episode {
             class: alarm.class,
             opened: said.t,
             worst: said.harm,
+            early,
             said,
             calm: None,
         }
@@ -92,9 +101,10 @@ impl Episode {
     }
 
     /// Short, without harm, of good requests, without a deploy: what a new cron job looks like the first time.
+    /// In the first minutes everything does, and whether it harms is not known well either.
     pub(super) fn was_a_harmless_burst(&self, now: f64) -> bool {
         now - CALM - self.opened <= HARMLESS
-            && self.worst == Harm::None
+            && (self.early || self.worst == Harm::None)
             && self.said.class == Some(Class::Ok)
             && self.said.deploy.is_none()
     }
@@ -161,7 +171,7 @@ mod tests {
             observed: 10.0,
             age: 0.0,
         };
-        Episode::open(id, "a".into(), &alarm, said(100.0))
+        Episode::open(id, "a".into(), &alarm, said(100.0), false)
     }
 
     #[test]
