@@ -24,7 +24,8 @@ impl Detector {
         out: &mut Vec<Event>,
     ) {
         let harm = self.harm(self.callers.get(id.slot as usize));
-        let early = self.clock < WARM;
+        // What began before there was a past is part of it, unless it does harm.
+        let early = self.clock - f64::from(alarm.age) < WARM;
         if (early && harm < Harm::Harmed) || self.episodes.len() >= MOST_EPISODES {
             return;
         }
