@@ -88,6 +88,9 @@ pub mod caller;
 mod callers;
 mod classify;
 pub mod clock;
+// Runs over logs (`examples/replay.rs`); the live service does not feed it yet.
+#[doc(hidden)]
+pub mod detect;
 pub mod docs;
 #[cfg(feature = "axum")]
 mod extract;
