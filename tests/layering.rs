@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&[&str], bool); 6] = [
     (&["caller", "outcome", "clock", "roster", "span"], true),
     // Stages are blind to each other: what one needs of another is a word.
-    (&["identify", "classify", "record"], false),
+    (&["identify", "classify", "record", "detect"], false),
     (&["registry"], false),
     (&["pipeline"], false),
     (
