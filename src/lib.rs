@@ -121,6 +121,9 @@ mod classify;
 pub mod clock;
 #[cfg(feature = "config")]
 mod config;
+// Runs over logs (`examples/replay.rs`); the live service does not feed it yet.
+#[doc(hidden)]
+pub mod detect;
 pub mod docs;
 #[cfg(feature = "axum")]
 mod extract;

@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_a_client_sends_in_front_moves_the_walk(
+    fn trap_06_nothing_that_a_client_sends_in_front_moves_the_walk(
         front in value(), same_line in any::<bool>(), rfc in any::<bool>(), host in "[ -~]{0,20}",
     ) {
         let host = host.replace('\\', "\\\\").replace('"', "\\\"");

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&[&str], bool); 6] = [
     (&["caller", "outcome", "clock", "roster", "span"], true),
     // Stages are blind to each other: what one needs of another is a word.
-    (&["identify", "classify", "admit", "record"], false),
+    (
+        &["identify", "classify", "admit", "record", "detect"],
+        false,
+    ),
     (&["registry"], false),
     (&["pipeline"], false),
     (

@@ -41,6 +41,7 @@ const CONTRACT: [(&str, &str, &[&str]); 13] = [
     ("callerid_impersonations_total", "counter", &[]),
     ("callerid_callers_tracked", "gauge", &[]),
     ("callerid_callers_overflow_total", "counter", &[]),
+    ("callerid_mode", "gauge", &["mode"]),
     ("callerid_build_info", "gauge", &["version"]),
 ];
 

@@ -3,11 +3,11 @@
 //! | | room | memory |
 //! |---|---|---|
 //! | tracked callers: identity, counts, rates | 4,096 | at most 1 KiB each |
-//! | callers with a row: series, routes, latency, failures | 150, with the four rows of ours | about 40 KiB each, when used for an hour |
-//! | pairs of caller and route | 1,000 | about 1.5 KiB each |
+//! | callers with a row: series, routes, latency, failures | 150, with the four rows of ours | about 50 KiB each, after an hour of traffic |
+//! | pairs of caller and route | 1,000 | about 1 KiB each |
 //! | names without an entry | any number | 64 KiB in all |
 //!
-//! A thread on which a caller is hot adds a lane of its own, of about 1.5 KiB, for at most 1,024 pairs.
+//! A thread on which a caller is hot adds a lane of its own, of about 1 KiB, for at most 1,024 pairs.
 //!
 //! While there is room, a name gets an entry, and with it a row, at its first request. When the table is full, a
 //! heavy-hitter sketch ([`heavy`]) tells which name deserves the place of the lightest idle entry; [`evict`] alone

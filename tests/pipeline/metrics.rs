@@ -157,7 +157,7 @@ fn scrape(recorder: &PrometheusRecorder) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn exported_buckets_and_sums_are_exact() {
+fn trap_15_exported_histograms_have_buckets_and_exact_sums() {
     let table = Table::new();
     let recorder = prometheus(PrometheusBuilder::new());
     let clock = table.clock.clone();

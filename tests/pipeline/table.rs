@@ -306,7 +306,7 @@ fn replacements_are_sixteen_at_once_and_then_one_a_minute() {
 }
 
 #[test]
-fn idle_callers_without_a_row_leave_and_idle_rows_stay() {
+fn trap_04_idle_callers_without_a_row_leave_and_idle_rows_stay() {
     let table = claimed(|builder| {
         builder
             .max_exported(41)

@@ -1,0 +1,170 @@
+//! What all callers have in common: a crowd, a service that fails.
+
+use super::detector::Detector;
+use super::event::{Event, Harm, Kind};
+use super::math::{median, ratio};
+use super::{FIRST, WARM, errors};
+use crate::outcome::Class;
+
+/// A condition of the whole service, said at its onset and at its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Condition {
+    pub(super) id: Option<u64>,
+    /// Since when it has been otherwise than said.
+    turning: Option<f64>,
+}
+
+impl Condition {
+    /// Whether the condition turns now, given how it looks, after `rise` or `fall` seconds.
+    pub(super) fn turns(&mut self, looks: bool, now: f64, rise: f64, fall: f64) -> bool {
+        if looks == self.id.is_some() {
+            self.turning = None;
+            return false;
+        }
+        let since = *self.turning.get_or_insert(now);
+        now - since >= if looks { rise } else { fall }
+    }
+}
+
+impl Detector {
+    pub(super) fn find_what_is_common(&mut self) {
+        self.scratch.clear();
+        let ratios = self
+            .callers
+            .iter()
+            .filter(|s| !s.is_free() && s.rate.age() >= 6 && s.rate.mean() >= 0.25)
+            .map(|s| s.rate.now() / s.rate.mean());
+        self.scratch.extend(ratios);
+        self.world.common = if self.scratch.len() >= 4 {
+            median(&mut self.scratch).unwrap_or(1.0).clamp(1.0, 20.0)
+        } else {
+            1.0
+        };
+    }
+
+    pub(super) fn judge_service(&mut self, out: &mut Vec<Event>) {
+        let now = self.now;
+        let (mut active, mut failing, mut failures) = (0, 0, 0.0);
+        for state in self.callers.iter().filter(|s| !s.is_free() && !s.alarmed()) {
+            let all = state.errors.recent_all();
+            if all < 0.25 {
+                continue;
+            }
+            active += 1;
+            let bad = 1.0 - ratio(state.errors.recent(Class::Ok), all);
+            let usual = 1.0 - state.errors.share(Class::Ok).min(1.0);
+            if bad >= usual + 0.2 {
+                failing += 1;
+                failures += (bad - usual) * all * errors::RECENT;
+            }
+        }
+        let warm = self.clock >= FIRST;
+        // A few unlucky answers to a few callers are not a service that fails.
+        let looks = warm && failing >= 3 && failures >= 8.0 && failing * 5 >= active * 2;
+        if self.degraded.turns(looks, now, 2.0, 30.0) {
+            let kinds = (Kind::ServiceDegraded, Kind::ServiceRecovered);
+            let observed = ratio(failing as f32, active as f32);
+            turn(
+                &mut self.degraded,
+                &mut self.next_id,
+                kinds,
+                now,
+                (0.0, observed),
+                out,
+            );
+        }
+        let total = self.service.recent_all();
+        let looks = self.clock >= WARM
+            && self.scratch.len() >= 8
+            && self.degraded.id.is_none()
+            && self.world.common >= if self.crowd.id.is_some() { 1.3 } else { 1.6 }
+            && total >= 1.3 * self.world.total;
+        if self.crowd.turns(looks, now, 5.0, 30.0) {
+            let kinds = (Kind::Crowd, Kind::CrowdEnded);
+            turn(
+                &mut self.crowd,
+                &mut self.next_id,
+                kinds,
+                now,
+                (self.world.total, total),
+                out,
+            );
+        }
+    }
+}
+
+pub(super) fn turn(
+    condition: &mut Condition,
+    next_id: &mut u64,
+    (onset, end): (Kind, Kind),
+    now: f64,
+    (baseline, observed): (f32, f32),
+    out: &mut Vec<Event>,
+) {
+    let since = condition.turning.take().unwrap_or(now);
+    let (kind, id) = match condition.id.take() {
+        Some(id) => (end, id),
+        None => {
+            *next_id += 1;
+            condition.id = Some(*next_id);
+            (onset, *next_id)
+        }
+    };
+    out.push(Event {
+        id,
+        t: now,
+        kind,
+        caller: None,
+        provenance: None,
+        signal: None,
+        route: None,
+        class: None,
+        factor: (baseline > 0.0).then(|| f64::from(observed / baseline)),
+        baseline: f64::from(baseline),
+        observed: f64::from(observed),
+        share_of_rise: None,
+        harm: Harm::None,
+        deploy: None,
+        since,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_turns_when_it_has_looked_otherwise_for_long_enough() {
+        let mut condition = Condition::default();
+        assert!(!condition.turns(true, 0.0, 2.0, 30.0));
+        assert!(!condition.turns(false, 1.0, 2.0, 30.0));
+        assert!(!condition.turns(true, 2.0, 2.0, 30.0));
+        assert!(condition.turns(true, 4.0, 2.0, 30.0));
+        let (mut id, mut out) = (7, Vec::new());
+        turn(
+            &mut condition,
+            &mut id,
+            (Kind::Crowd, Kind::CrowdEnded),
+            4.0,
+            (0.0, 1.0),
+            &mut out,
+        );
+        assert!(!condition.turns(false, 10.0, 2.0, 30.0));
+        assert!(condition.turns(false, 40.0, 2.0, 30.0));
+        turn(
+            &mut condition,
+            &mut id,
+            (Kind::Crowd, Kind::CrowdEnded),
+            40.0,
+            (0.0, 1.0),
+            &mut out,
+        );
+        assert_eq!(
+            out.iter()
+                .map(|e| (e.kind, e.id, e.since))
+                .collect::<Vec<_>>(),
+            [(Kind::Crowd, 8, 2.0), (Kind::CrowdEnded, 8, 10.0)]
+        );
+        assert_eq!(out[0].factor, None);
+    }
+}

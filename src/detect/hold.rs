@@ -1,0 +1,266 @@
+//! Requests in flight: few requests, each very slow.
+//!
+//! A cumulative sum over the seconds of request time, against what the caller's *present* number of
+//! requests would hold at its usual duration: a caller that sends more is a matter of its rate, a caller
+//! whose requests take longer, or who has moved to an expensive route, is a matter of this. Where the others'
+//! requests take longer too, the reference grows as much: that is the service's fault.
+//!
+//! Evidence per tick is bounded: one very slow request, however slow, is not a runaway.
+
+use super::episode::Alarm;
+use super::event::Signal;
+use super::math::{Height, ratio, smooth};
+use super::{WINDOW, World};
+
+/// The rise that the sum looks for.
+const FACTOR: f32 = 3.0;
+const THRESHOLD: f32 = 15.0;
+/// The most that one tick is worth, in nats.
+const MOST_PER_TICK: f32 = 6.0;
+/// At least so many times what the whole service usually holds in flight must have been held in excess for a second.
+const LEAST_SECONDS: f32 = 6.0;
+/// At least this part of what the whole service usually holds in flight.
+const LEAST_SHARE: f32 = 0.3;
+const SCALES: [f32; 2] = [8.0, 32.0];
+const MEMORY: f32 = 1800.0;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hold {
+    mean: f32,
+    window: f32,
+    previous: f32,
+    spread: [f32; 2],
+    spread_pending: [f32; 2],
+    evidence: f32,
+    held: f32,
+    elapsed: f32,
+    level: [f32; 2],
+    burst: [Height; 2],
+    peak: [Height; 2],
+    /// The request time of the longest requests in this excursion, as the grain of the evidence.
+    coarse: f32,
+    /// How many requests the excursion is about: the most in flight at once, or, in a log, the ticks in
+    /// which slow ones ended.
+    many: u16,
+}
+
+impl Hold {
+    /// Requests in flight in the past, on average.
+    pub(super) fn mean(&self) -> f32 {
+        self.mean
+    }
+
+    /// Requests in flight over the last seconds.
+    pub(super) fn now(&self) -> f32 {
+        self.level[0]
+    }
+
+    pub(super) fn lately(&self) -> f32 {
+        self.level[1]
+    }
+
+    /// Variance to mean of the seconds of request time: how long a request is, the long ones weighing more.
+    fn grain(&self) -> f32 {
+        ratio(self.spread[0] + 0.5 * 0.5, self.spread[1] + 0.5).clamp(0.02, 60.0)
+    }
+
+    fn reference(&self, world: &World, growth: f32) -> f32 {
+        let usual = self.mean * growth.max(world.common).max(1.0) * world.slowdown;
+        ((1.5 * usual).max(usual + 0.25 * world.concurrency) * world.grace).max(0.01)
+    }
+
+    /// Takes `busy` seconds of request time in `dt` seconds; `growth` is how many times as many requests as
+    /// usual the caller sends.
+    pub(super) fn observe(
+        &mut self,
+        busy: f32,
+        in_flight: u32,
+        dt: f32,
+        world: &World,
+        growth: f32,
+    ) {
+        let reference = self.reference(world, growth);
+        let raw = busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt;
+        // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
+        let grain = self.grain().max(self.coarse).max(raw / MOST_PER_TICK);
+        let gain = raw / grain;
+        let sum = self.evidence + gain;
+        if sum > 0.0 {
+            self.evidence = sum.min(4.0 * THRESHOLD);
+            self.held += busy;
+            self.elapsed += dt;
+            self.coarse = grain;
+            if in_flight > 0 {
+                self.many = self.many.max(u16::try_from(in_flight).unwrap_or(u16::MAX));
+            } else if gain > 1.0 {
+                self.many = self.many.saturating_add(1);
+            }
+        } else {
+            self.evidence = 0.0;
+            self.held = 0.0;
+            self.elapsed = 0.0;
+            self.many = 0;
+            self.coarse = 0.0;
+        }
+        self.window += busy;
+        for (level, tau) in self.level.iter_mut().zip(SCALES) {
+            smooth(level, busy, dt, tau);
+        }
+        for (burst, level) in self.burst.iter_mut().zip(self.level) {
+            *burst = Height::of(level).max(*burst);
+        }
+    }
+
+    pub(super) fn settle(&mut self, alarmed: bool) {
+        if alarmed {
+            self.burst = [Height::default(); 2];
+        } else if self.evidence <= 0.0 {
+            for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
+                *peak = std::mem::take(burst).max(*peak);
+            }
+        }
+    }
+
+    /// Closes a window; `age` is how many the caller has seen before.
+    pub(super) fn roll(&mut self, alarmed: bool, age: u16) {
+        let busy = std::mem::take(&mut self.window);
+        if alarmed {
+            self.spread_pending = [0.0; 2];
+            return;
+        }
+        if age > 0 {
+            let difference = busy - self.previous;
+            self.spread_pending[0] += difference * difference;
+            self.spread_pending[1] += busy + self.previous;
+        }
+        self.previous = busy;
+        if self.evidence <= 0.0 {
+            for (sum, pending) in self.spread.iter_mut().zip(&mut self.spread_pending) {
+                *sum = *sum * 0.9972 + std::mem::take(pending);
+            }
+        }
+        let mut level = busy / WINDOW;
+        if age >= 6 {
+            let noise = 3.0 * (self.grain() * self.mean / WINDOW).sqrt();
+            level = level.min((3.0 * self.mean).max(self.mean + noise));
+        }
+        let weight = (WINDOW / MEMORY).max(1.0 / (f32::from(age) + 1.0));
+        self.mean += weight * (level - self.mean);
+    }
+
+    /// Lowers the remembered bursts by a step.
+    pub(super) fn forget(&mut self) {
+        self.peak.iter_mut().for_each(Height::lower);
+    }
+
+    /// The holding, if there is evidence enough.
+    pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Alarm> {
+        if self.evidence + prior < THRESHOLD || self.many < if prior > 0.0 { 2 } else { 3 } {
+            return None;
+        }
+        let usual = self.mean * growth.max(world.common).max(1.0) * world.slowdown;
+        let excess = self.held - usual * self.elapsed;
+        let enough = (LEAST_SECONDS * world.concurrency).max(3.0);
+        // In a log the first slow request says what it held before it was known.
+        let rate = excess / self.elapsed.max(8.0);
+        let over_peak = self
+            .level
+            .iter()
+            .zip(self.peak)
+            .any(|(&level, peak)| level > 1.5 * peak.rate());
+        if excess < enough
+            || rate < LEAST_SHARE * world.concurrency.max(world.others_hold)
+            || !over_peak
+        {
+            return None;
+        }
+        Some(Alarm {
+            signal: Signal::InFlight,
+            class: None,
+            baseline: self.mean,
+            observed: self.level[0].max(self.level[1]),
+            // What ends in a log began before it was known.
+            age: self.elapsed + self.coarse * MOST_PER_TICK / FACTOR.ln(),
+        })
+    }
+
+    pub(super) fn is_over(&self, world: &World, growth: f32) -> bool {
+        self.lately() < 1.3 * self.reference(world, growth)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.evidence = 0.0;
+        self.held = 0.0;
+        self.elapsed = 0.0;
+        self.many = 0;
+        self.coarse = 0.0;
+        self.burst = [Height::default(); 2];
+    }
+
+    pub(super) fn accept(&mut self) {
+        self.mean = self.lately();
+        self.peak = self.level.map(Height::of);
+        self.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        World {
+            total: 50.0,
+            concurrency: 2.0,
+            ..World::default()
+        }
+    }
+
+    /// A caller whose requests take 50 ms, for an hour.
+    fn usual() -> Hold {
+        let mut hold = Hold::default();
+        for window in 0..360 {
+            for _ in 0..40 {
+                hold.observe(0.025, 0, 0.25, &world(), 1.0);
+                hold.settle(false);
+            }
+            hold.roll(false, window);
+        }
+        hold
+    }
+
+    #[test]
+    fn one_very_slow_request_is_not_a_runaway_and_several_are() {
+        let mut hold = usual();
+        assert!((hold.mean() - 0.1).abs() < 0.01);
+        hold.observe(600.0, 0, 0.25, &world(), 1.0);
+        assert!(hold.holding(&world(), 1.0, 0.0).is_none());
+        let mut hold = usual();
+        for _ in 0..4 {
+            hold.observe(20.0, 0, 0.25, &world(), 1.0);
+            hold.observe(0.05, 0, 2.0, &world(), 1.0);
+        }
+        let found = hold.holding(&world(), 1.0, 0.0).unwrap();
+        assert!(found.observed > 2.0 && found.baseline < 0.2);
+    }
+
+    #[test]
+    fn what_is_in_flight_counts_before_it_ends() {
+        let mut hold = usual();
+        let mut seconds = 0.0;
+        while hold.holding(&world(), 1.0, 0.0).is_none() {
+            hold.observe(5.0 * 0.25, 5, 0.25, &world(), 1.0);
+            seconds += 0.25;
+            assert!(seconds < 10.0);
+        }
+    }
+
+    #[test]
+    fn more_requests_of_the_usual_duration_are_not_held_against_the_caller() {
+        let mut hold = usual();
+        for _ in 0..400 {
+            hold.observe(0.25, 0, 0.25, &world(), 10.0);
+        }
+        assert!(hold.holding(&world(), 10.0, 0.0).is_none());
+    }
+}

@@ -1,0 +1,189 @@
+//! From evidence to a name: every caller against the service of the moment, once per tick.
+
+use super::detector::Detector;
+use super::episode::{Alarm, NOBODY};
+use super::event::{Event, Signal};
+use super::observe::Observed;
+use super::state::State;
+use super::{FIRST, WARM, World};
+use crate::outcome::{Class, Fault};
+
+/// A deploy of its own is worth this much evidence against a caller, in nats.
+const DEPLOYED: f32 = 6.0;
+/// Others this many times as slow as usual are a slow service.
+pub(super) const SLOW: f32 = 2.5;
+
+impl Detector {
+    pub(super) fn judge(&mut self, seen: &Observed<'_>, out: &mut Vec<Event>) {
+        let slot = seen.id.slot as usize;
+        let Some(state) = self.callers.get_mut(slot) else {
+            return;
+        };
+        let dt = (self.clock - state.at) as f32;
+        state.at = self.clock;
+        let own = Own::of(state);
+        let mut world = self.world;
+        world.slowdown = self.service.slowdown(&state.pace).max(1.0);
+        world.others_hold = self.service.others_hold(state.hold.now());
+        for delta in seen.routes {
+            let (requests, took) = state.shares.pace(delta.route);
+            let there = self.service.slowdown_on(delta.route, requests, took);
+            world.slowdown = world.slowdown.max(there);
+        }
+        let failing = self.service.fails_others(own.all, own.faults);
+        let mut faults = 0.0;
+        for delta in seen.routes {
+            let n = delta.completed();
+            for class in Class::ALL.into_iter().skip(1) {
+                let errors = delta.by_class[class.index()] as f32;
+                let service = class.fault() == Fault::Service;
+                if service {
+                    faults += errors;
+                }
+                if errors <= 0.0 && !state.errors.suspects(class) {
+                    continue;
+                }
+                let own_class = state.errors.recent(class);
+                let own_there = state.shares.own(delta.route, class.fault());
+                let others = self
+                    .service
+                    .others_on(delta.route, class, own_there, own_class)
+                    .max(self.service.others(class, own.all, own_class));
+                let excused = service || class == Class::Cancelled;
+                if excused && (failing || others >= 0.1) {
+                    state.errors.acquit(class);
+                } else {
+                    state.errors.weigh(class, n, errors, others);
+                }
+            }
+        }
+        let started = seen.started as f32;
+        state.errors.settle(state.alarmed());
+        // What a failing service makes callers repeat is not their doing.
+        let demand = if failing {
+            (started - faults).max(0.0)
+        } else {
+            started
+        };
+        state.rate.observe(demand, dt, &world);
+        state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
+        let growth = state.rate.growth(&world);
+        // Where the others' requests are much slower too, nobody's slow requests are their own doing.
+        if failing || world.slowdown >= SLOW {
+            state.hold.reset();
+        }
+        state
+            .hold
+            .observe(seen.held(), seen.in_flight, dt, &world, growth);
+        state.hold.settle(state.alarmed());
+        if self.clock >= FIRST {
+            self.decide(seen, &world, growth, out);
+        }
+    }
+
+    fn decide(&mut self, seen: &Observed<'_>, world: &World, growth: f32, out: &mut Vec<Event>) {
+        let slot = seen.id.slot as usize;
+        let Some(state) = self.callers.get(slot) else {
+            return;
+        };
+        let closed = |signal: Signal| state.alarms & signal.bit() == 0;
+        // Deploys are looked up by name, and most callers are nowhere near an alarm: so first as if.
+        let ask = |evidence: &dyn Fn(f32) -> Option<Alarm>| {
+            evidence(DEPLOYED)?;
+            let suspect = self.deploys.suspect(seen.name, self.now);
+            evidence(if suspect { DEPLOYED } else { 0.0 })
+        };
+        let mut rate = None;
+        if closed(Signal::Rate) {
+            rate = ask(&|prior| state.rate.rise(world, prior))
+                .filter(|rise| !self.took_over(slot, rise));
+        }
+        let mut errors = None;
+        if closed(Signal::Errors) {
+            errors = ask(&|prior| state.errors.excess(world, prior));
+        }
+        let mut hold = None;
+        if closed(Signal::InFlight) && closed(Signal::Rate) && rate.is_none() {
+            hold = ask(&|prior| state.hold.holding(world, growth, prior));
+        }
+        for alarm in [rate, errors, hold].into_iter().flatten() {
+            self.open(seen.id, seen.name, Some(seen.provenance), &alarm, out);
+        }
+    }
+
+    /// Whether others lost what this caller has won: a rename or a move is not a runaway.
+    fn took_over(&self, slot: usize, rise: &Alarm) -> bool {
+        let lost: f32 = self
+            .callers
+            .iter()
+            .enumerate()
+            .filter(|(i, c)| {
+                *i != slot && !c.is_free() && c.rate.age() >= 6 && c.rate.fano() <= 6.0
+            })
+            .map(|(_, c)| {
+                let usual = c.rate.mean() * self.world.common;
+                // An idle caller's average is brought up to date once a second; that is soon enough.
+                if usual >= 0.5 && c.rate.now() < 0.5 * usual {
+                    usual - c.rate.now()
+                } else {
+                    0.0
+                }
+            })
+            .sum();
+        lost >= 0.6 * (rise.observed - rise.baseline)
+    }
+
+    /// Weighs `young` requests under names that are new.
+    pub(super) fn judge_names(&mut self, young: f32, dt: f32, out: &mut Vec<Event>) {
+        // At first every name is new.
+        if self.clock < WARM / 2.0 {
+            return;
+        }
+        let world = self.world;
+        let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
+        self.young.observe(young, dt, &world);
+        self.young.settle(open);
+        if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
+            return;
+        }
+        if let Some(rise) = self.young.rise(&world, 0.0) {
+            let alarm = Alarm {
+                signal: Signal::Names,
+                baseline: self.usual_new_names,
+                observed: self.new_names,
+                ..rise
+            };
+            self.open(NOBODY, "__other__", None, &alarm, out);
+        }
+    }
+}
+
+/// What of the recent answers was the caller's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Own {
+    pub(super) all: f32,
+    pub(super) faults: f32,
+}
+
+impl Own {
+    pub(super) fn of(state: &State) -> Self {
+        let faults = Class::ALL
+            .into_iter()
+            .filter(|c| c.fault() == Fault::Service)
+            .map(|c| state.errors.recent(c))
+            .sum();
+        Self {
+            all: state.errors.recent_all(),
+            faults,
+        }
+    }
+}
+
+/// The class that explains at least half of a rise in requests.
+pub(super) fn class_of_rise(state: &State) -> Option<Class> {
+    let excess = |c: Class| (state.errors.recent(c) - state.errors.usual(c)).max(0.0);
+    let all: f32 = Class::ALL.into_iter().map(excess).sum();
+    Class::ALL
+        .into_iter()
+        .find(|&c| all > 0.0 && excess(c) >= 0.5 * all)
+}

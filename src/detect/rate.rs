@@ -1,0 +1,381 @@
+//! Requests per second against the largest rate that would be harmless.
+//!
+//! Three cumulative sums (Page 1954) per caller, for a rise to k = 2, 5 and 15 times the reference. In an
+//! interval with `n` requests
+//!
+//! ```text
+//! S_k <- max(0, S_k + (n ln k - (k - 1) R0 dt) / phi)
+//! ```
+//!
+//! which is the log-likelihood ratio of two Poisson processes, divided by the Fano factor `phi` (variance to
+//! mean of the counts), because callers send in bursts: what looks like 17 nats of evidence under Poisson is a
+//! usual afternoon for a caller with `phi` = 10. For known rates no test of the same false-alarm rate is
+//! faster in the worst case (Lorden 1971, Moustakides 1986); the bank of three costs little for not knowing k.
+//!
+//! The reference `R0` is not the caller's mean but the largest rate that nobody would call a runaway: half as
+//! much again as usual, or as usual and 8 % of all traffic on top; more for a caller who is too new to have
+//! a past, and in proportion when everybody rises.
+//!
+//! Past bursts are remembered by height at four time scales. They do not raise the reference, which would let a
+//! runaway as high as a former two-second burst hide for ever, but an alarm must exceed them at *some* scale:
+//! a runaway as high as a cron job is found when it lasts longer than the cron job does.
+
+use super::episode::Alarm;
+use super::event::Signal;
+use super::math::{Height, decay, ratio, smooth};
+use super::{WINDOW, World};
+
+/// The rises that the three sums look for.
+const FACTORS: [f32; 3] = [2.0, 5.0, 15.0];
+/// Time constants of the remembered bursts, in seconds.
+const SCALES: [f32; 4] = [2.0, 8.0, 32.0, 96.0];
+/// An alarm must exceed the remembered bursts by this factor: the next one may be a little higher.
+const OVER_PEAK: f32 = 1.5;
+/// Time constant of the mean, in seconds.
+const MEMORY: f32 = 1800.0;
+/// A window counts for at most this many times the mean.
+const WINSOR: f32 = 3.0;
+/// This part of all traffic on top of the usual is harmless;
+const ALLOWANCE: f32 = 0.08;
+/// so much more for a caller without a past.
+const NEWCOMER: f32 = 0.17;
+const FANO_PRIOR: f32 = 3.0;
+const FANO_PRIOR_WEIGHT: f32 = 40.0;
+const FANO_MOST: f32 = 25.0;
+/// Of the evidence for the Fano factor, what is left after a window (a time constant of an hour).
+const FANO_KEEP: f32 = 0.9972;
+
+/// Evidence in nats at which a rise is an alarm: one false alarm per caller and month, and some.
+pub(super) const THRESHOLD: f32 = 17.0;
+/// At least so many requests above expectation.
+const LEAST_EXCESS: f32 = 20.0;
+/// At least the traffic of the whole service in so many seconds.
+const LEAST_SECONDS: f32 = 0.4;
+/// So many seconds more for a caller whose bursts have hardly been seen yet.
+const UNSEEN_SECONDS: f32 = 1.5;
+/// Requests by which bursts are known half as well as ever.
+const SEEN: f32 = 200.0;
+/// At least this part of all traffic.
+const LEAST_SHARE: f32 = 0.15;
+/// and so much more where the evidence took a minute or more.
+const SLOW_SHARE: f32 = 0.07;
+/// and so much more where the caller has merely doubled: large callers swing.
+const MILD_SHARE: f32 = 0.1;
+/// What is not higher than remembered bursts but only longer must exceed them by this factor,
+const LONGER: f32 = 2.5;
+/// and be this part of all traffic.
+const LONGER_SHARE: f32 = 0.3;
+
+/// One caller's requests per second: its past, and the evidence that it departs from it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rate {
+    mean: f32,
+    window: f32,
+    previous: f32,
+    fano: [f32; 2],
+    fano_pending: [f32; 2],
+    evidence: [f32; 3],
+    count: [f32; 3],
+    elapsed: [f32; 3],
+    level: [f32; 4],
+    burst: [Height; 4],
+    peak: [Height; 4],
+    age: u16,
+}
+
+impl Rate {
+    /// Requests per second in the past.
+    pub(super) fn mean(&self) -> f32 {
+        self.mean
+    }
+
+    /// Requests per second over the last seconds.
+    pub(super) fn now(&self) -> f32 {
+        self.level[1]
+    }
+
+    /// Requests per second over the last half minute.
+    pub(super) fn lately(&self) -> f32 {
+        self.level[2]
+    }
+
+    /// How many times as much as usual the caller sends, where that is more than a harmless part of all
+    /// traffic; else 1.
+    pub(super) fn growth(&self, world: &World) -> f32 {
+        if self.now() - self.mean > ALLOWANCE * world.total {
+            ratio(self.now(), self.mean).max(1.0)
+        } else {
+            1.0
+        }
+    }
+
+    /// Windows that the mean has seen.
+    pub(super) fn age(&self) -> u16 {
+        self.age
+    }
+
+    /// How bursty the caller is: variance to mean of its counts.
+    pub(super) fn fano(&self) -> f32 {
+        let [sum, weight] = self.fano;
+        ratio(
+            sum + FANO_PRIOR * FANO_PRIOR_WEIGHT,
+            weight + FANO_PRIOR_WEIGHT,
+        )
+        .clamp(1.0, FANO_MOST)
+    }
+
+    /// The largest harmless rate.
+    pub(super) fn reference(&self, world: &World) -> f32 {
+        let usual = world.common * self.mean;
+        // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
+        let age = f32::from(self.age) * WINDOW;
+        let allowance = ALLOWANCE + NEWCOMER * decay(age, 90.0);
+        let reference = (1.5 * usual).max(usual + allowance * world.total);
+        reference.max(0.02) * world.grace
+    }
+
+    /// Takes `n` requests in `dt` seconds. During an alarm nothing is learned.
+    pub(super) fn observe(&mut self, n: f32, dt: f32, world: &World) {
+        let reference = self.reference(world);
+        let fano = self.fano();
+        for (i, k) in FACTORS.into_iter().enumerate() {
+            let gain = (n * k.ln() - (k - 1.0) * reference * dt) / fano;
+            let sum = self.evidence[i] + gain;
+            if sum > 0.0 {
+                self.evidence[i] = sum.min(4.0 * THRESHOLD);
+                self.count[i] += n;
+                self.elapsed[i] += dt;
+            } else {
+                self.evidence[i] = 0.0;
+                self.count[i] = 0.0;
+                self.elapsed[i] = 0.0;
+            }
+        }
+        self.window += n;
+        for (level, tau) in self.level.iter_mut().zip(SCALES) {
+            smooth(level, n, dt, tau);
+        }
+        for (burst, level) in self.burst.iter_mut().zip(self.level) {
+            *burst = Height::of(level).max(*burst);
+        }
+        // The sums of a bursty caller drain slowly; what is back to normal is over all the same.
+        if self.level[0].max(self.level[1]) < 0.5 * reference && n <= 0.5 * reference * dt {
+            self.clear();
+        }
+    }
+
+    /// A burst that ended by itself is remembered.
+    pub(super) fn settle(&mut self, alarmed: bool) {
+        if !alarmed && self.calm() {
+            self.remember();
+        }
+    }
+
+    fn remember(&mut self) {
+        for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
+            *peak = std::mem::take(burst).max(*peak);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.evidence = [0.0; 3];
+        self.count = [0.0; 3];
+        self.elapsed = [0.0; 3];
+    }
+
+    fn calm(&self) -> bool {
+        self.evidence.iter().all(|&s| s <= 0.0)
+    }
+
+    /// Closes a window of [`WINDOW`] seconds.
+    pub(super) fn roll(&mut self, alarmed: bool) {
+        let n = std::mem::take(&mut self.window);
+        if alarmed {
+            self.fano_pending = [0.0; 2];
+            return;
+        }
+        if self.age > 0 {
+            // Successive differences: a drift of the mean does not look like burstiness.
+            let difference = n - self.previous;
+            self.fano_pending[0] += difference * difference;
+            self.fano_pending[1] += n + self.previous;
+        }
+        self.previous = n;
+        if self.calm() {
+            for (sum, pending) in self.fano.iter_mut().zip(&mut self.fano_pending) {
+                *sum = *sum * FANO_KEEP + std::mem::take(pending);
+            }
+        }
+        let mut rate = n / WINDOW;
+        if self.age >= 6 {
+            let noise = 3.0 * (self.fano() * self.mean / WINDOW).sqrt();
+            rate = rate.min((WINSOR * self.mean).max(self.mean + noise + 0.1));
+        }
+        self.age = self.age.saturating_add(1);
+        let weight = (WINDOW / MEMORY).max(1.0 / f32::from(self.age));
+        self.mean += weight * (rate - self.mean);
+    }
+
+    /// Lowers the remembered bursts by a step.
+    pub(super) fn forget(&mut self) {
+        self.peak.iter_mut().for_each(Height::lower);
+    }
+
+    /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere, `share` the part
+    /// of all traffic that it must be for an alarm.
+    pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Alarm> {
+        let expected = world.common * self.mean;
+        let seconds = LEAST_SECONDS + UNSEEN_SECONDS * SEEN / (SEEN + self.fano[1]);
+        let least = LEAST_EXCESS.max(seconds * world.total);
+        (0..FACTORS.len())
+            .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
+            .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)
+            .filter_map(|i| {
+                Some(Alarm {
+                    signal: Signal::Rate,
+                    class: None,
+                    baseline: self.mean,
+                    observed: self.unheard_of(world, expected, self.elapsed[i])?,
+                    age: self.elapsed[i],
+                })
+            })
+            .min_by(|a, b| a.age.total_cmp(&b.age))
+    }
+
+    /// The highest level that is a relevant part of all traffic and more than the remembered bursts on its
+    /// time scale. The scale must fit the age of the evidence: a spike at the end of a long busy period is
+    /// not what the evidence is about.
+    fn unheard_of(&self, world: &World, expected: f32, age: f32) -> Option<f32> {
+        // What took long to become evident has done little, and must be more before it is said.
+        let least = LEAST_SHARE + SLOW_SHARE * ((age - 20.0) / 70.0).clamp(0.0, 1.0);
+        let over =
+            |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i].rate();
+        (0..SCALES.len())
+            .filter(|&i| SCALES[i] >= age.min(64.0) / 4.0)
+            .filter(|&i| {
+                // As high as ever and only longer: durations are heavy-tailed, so this must be plainer and
+                // matter more.
+                let higher = (1..=i).all(|shorter| over(shorter, OVER_PEAK));
+                let (factor, share) = if higher {
+                    (OVER_PEAK, least)
+                } else {
+                    (LONGER, LONGER_SHARE)
+                };
+                let mild = (4.0 - ratio(self.level[i], expected.max(0.01))).clamp(0.0, 1.5) / 1.5;
+                let share = share + MILD_SHARE * mild;
+                over(i, factor) && self.level[i] - expected >= share * world.total
+            })
+            .map(|i| self.level[i])
+            .max_by(f32::total_cmp)
+    }
+
+    /// Whether the rate is back where it is harmless.
+    pub(super) fn is_over(&self, world: &World) -> bool {
+        self.now() < 1.3 * self.reference(world)
+    }
+
+    /// Ends an episode; `remember` its height where it turned out to be harmless.
+    pub(super) fn end(&mut self, remember: bool) {
+        self.clear();
+        if remember {
+            self.remember();
+        }
+        self.burst = [Height::default(); 4];
+    }
+
+    /// The change has become the rule: what is now, is normal.
+    pub(super) fn accept(&mut self) {
+        self.mean = self.lately();
+        self.peak = self.level.map(Height::of);
+        self.end(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> World {
+        World {
+            total: 50.0,
+            ..World::default()
+        }
+    }
+
+    fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Alarm)> {
+        for tick in 0..seconds * 4 {
+            rate.observe(n(tick), 0.25, &world());
+            rate.settle(false);
+            if tick % 40 == 39 {
+                rate.roll(false);
+            }
+            if let Some(rise) = rate.rise(&world(), 0.0) {
+                return Some((tick as f32 / 4.0, rise));
+            }
+        }
+        None
+    }
+
+    fn steady() -> Rate {
+        let mut rate = Rate::default();
+        assert!(
+            run(&mut rate, 1200, |tick| [0.0, 1.0, 1.0, 2.0]
+                [tick as usize % 4])
+            .is_none()
+        );
+        rate
+    }
+
+    #[test]
+    fn a_rise_is_found_within_seconds_and_dated() {
+        let mut rate = steady();
+        assert!((rate.mean() - 4.0).abs() < 0.2, "{}", rate.mean());
+        let (delay, rise) = run(&mut rate, 60, |_| 15.0).unwrap();
+        assert!(delay <= 2.0, "{delay}");
+        assert!((rise.age - delay).abs() <= 1.0, "{rise:?}");
+    }
+
+    #[test]
+    fn a_rise_that_is_nothing_to_the_service_is_no_alarm() {
+        assert!(run(&mut steady(), 600, |_| 2.0).is_none());
+    }
+
+    #[test]
+    fn a_burst_that_ended_by_itself_may_come_again_but_not_stay() {
+        let mut rate = steady();
+        // The first one is seen without being said, as in the first minutes.
+        for tick in 0..400 {
+            rate.observe(if tick < 60 { 10.0 } else { 1.0 }, 0.25, &world());
+            rate.settle(false);
+        }
+        assert!(run(&mut rate, 60, |tick| if tick < 60 { 11.0 } else { 1.0 }).is_none());
+        let (delay, _) = run(&mut rate, 300, |_| 11.0).unwrap();
+        assert!(delay > 15.0, "{delay}");
+    }
+
+    #[test]
+    fn nothing_is_learned_in_an_alarm() {
+        let mut rate = steady();
+        for _ in 0..40 {
+            rate.observe(400.0, 10.0, &world());
+            rate.settle(true);
+            rate.roll(true);
+        }
+        assert!((rate.mean() - 4.0).abs() < 0.2);
+        assert!(rate.fano() < 3.0);
+    }
+
+    #[test]
+    fn burstiness_divides_the_evidence() {
+        let mut bursty = Rate::default();
+        let mut rng = fastrand::Rng::with_seed(1);
+        for tick in 0..4800 {
+            bursty.observe(if rng.u32(0..40) == 0 { 40.0 } else { 0.0 }, 0.25, &world());
+            bursty.settle(false);
+            if tick % 40 == 39 {
+                bursty.roll(false);
+            }
+        }
+        assert!(bursty.fano() > 5.0 * steady().fano(), "{}", bursty.fano());
+    }
+}

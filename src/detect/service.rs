@@ -1,0 +1,266 @@
+//! The service as a whole: what everybody gets, hence what anybody's *others* get.
+
+use super::errors::{MEMORY, RECENT};
+use super::math::{decay, ratio, smooth};
+use super::observe::{RouteDelta, RouteId};
+use crate::outcome::{Class, Fault};
+
+/// Routes beyond this many share the last place.
+const MOST_ROUTES: usize = 1024;
+/// Time constant of durations compared with their past, in seconds.
+const PACE: f32 = 8.0;
+/// A service that fails this share of the others' requests blames nobody for failures.
+const FAILING: f32 = 0.1;
+
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    recent: [f32; Class::COUNT],
+    pace: Pace,
+    time: f32,
+    weight: f32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Service {
+    routes: Vec<Tally>,
+    recent: [f32; Class::COUNT],
+    usual: [f32; Class::COUNT],
+    /// The recent answers to callers who are not in a runaway.
+    sound: [f32; Class::COUNT],
+    pace: Pace,
+    busy: f32,
+}
+
+/// Seconds of request time, and what the same requests usually take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    took: f32,
+    usual: f32,
+}
+
+impl Pace {
+    pub(super) fn fade(&mut self, dt: f32) {
+        let keep = decay(dt, PACE);
+        self.took *= keep;
+        self.usual *= keep;
+    }
+
+    pub(super) fn count(&mut self, took: f32, usual: f32) {
+        self.took += took;
+        self.usual += usual;
+    }
+}
+
+impl Service {
+    pub(super) fn fade(&mut self, dt: f32) {
+        let (recent, usual) = (decay(dt, RECENT), decay(dt, MEMORY));
+        for tally in &mut self.routes {
+            tally.recent = tally.recent.map(|n| n * recent);
+            tally.pace.fade(dt);
+            tally.time *= usual;
+            tally.weight *= usual;
+        }
+        self.recent = self.recent.map(|n| n * recent);
+        self.usual = self.usual.map(|n| n * usual);
+        self.sound = self.sound.map(|n| n * recent);
+        self.pace.fade(dt);
+    }
+
+    /// Counts one route of one caller and returns how long its requests usually take in sum. A caller in
+    /// a runaway does not teach what is usual.
+    pub(super) fn count(&mut self, delta: &RouteDelta, learn: bool) -> f32 {
+        let place = (delta.route as usize).min(MOST_ROUTES - 1);
+        if self.routes.len() <= place {
+            self.routes.resize(place + 1, Tally::default());
+        }
+        let steady = self.slowdown(&Pace::default()) < 2.0;
+        let Some(tally) = self.routes.get_mut(place) else {
+            return 0.0;
+        };
+        let n = delta.completed();
+        let took = delta.took();
+        for i in 0..Class::COUNT {
+            tally.recent[i] += delta.by_class[i] as f32 / RECENT;
+            self.recent[i] += delta.by_class[i] as f32 / RECENT;
+            if learn {
+                self.usual[i] += delta.by_class[i] as f32 / MEMORY;
+                self.sound[i] += delta.by_class[i] as f32 / RECENT;
+            }
+        }
+        let usual = if tally.weight > 0.0 {
+            n * tally.time / tally.weight
+        } else {
+            took
+        };
+        if learn && (steady || tally.weight * MEMORY < 10.0) {
+            let most = if tally.weight * MEMORY > 10.0 {
+                5.0 * usual
+            } else {
+                took
+            };
+            tally.time += took.min(most) / MEMORY;
+            tally.weight += n / MEMORY;
+        }
+        // One request that takes for ever says little about the pace.
+        tally.pace.count(took.min(20.0 * usual), usual);
+        self.pace.count(took.min(20.0 * usual), usual);
+        usual
+    }
+
+    /// The share of a class among the answers that others get on a route, given the caller's own recent
+    /// requests and faults there.
+    pub(super) fn others_on(
+        &self,
+        route: RouteId,
+        class: Class,
+        own: (f32, f32),
+        own_class: f32,
+    ) -> f32 {
+        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+            return 0.0;
+        };
+        let all: f32 = tally.recent.iter().sum();
+        share(
+            all - own.0,
+            tally.recent[class.index()] - own.1.min(own_class),
+        )
+    }
+
+    /// The share of a class among the answers that others get anywhere, callers in a runaway left out.
+    pub(super) fn others(&self, class: Class, own_all: f32, own_class: f32) -> f32 {
+        share(
+            self.sound.iter().sum::<f32>() - own_all,
+            self.sound[class.index()] - own_class,
+        )
+    }
+
+    /// The share of the service's own faults among the answers that others get.
+    pub(super) fn others_faults(&self, own_all: f32, own_faults: f32) -> f32 {
+        share(
+            self.recent.iter().sum::<f32>() - own_all,
+            faults(&self.recent) - own_faults,
+        )
+    }
+
+    /// The same in the past.
+    pub(super) fn usual_faults(&self) -> f32 {
+        ratio(faults(&self.usual), self.usual.iter().sum())
+    }
+
+    /// Whether the service fails the others.
+    pub(super) fn fails_others(&self, own_all: f32, own_faults: f32) -> bool {
+        self.others_faults(own_all, own_faults) >= FAILING
+    }
+
+    /// Completed requests per second, now.
+    pub(super) fn recent_all(&self) -> f32 {
+        self.recent.iter().sum()
+    }
+
+    /// Takes what all callers held in flight, in seconds of request time.
+    pub(super) fn hold(&mut self, busy: f32, dt: f32) {
+        smooth(&mut self.busy, busy, dt, PACE);
+    }
+
+    /// What others hold in flight now, given what the caller holds.
+    pub(super) fn others_hold(&self, own: f32) -> f32 {
+        (self.busy - own).max(0.0)
+    }
+
+    /// How many times as long as usual the others' requests take.
+    pub(super) fn slowdown(&self, own: &Pace) -> f32 {
+        let took = self.pace.took - own.took;
+        let usual = self.pace.usual - own.usual;
+        if usual > 0.02 {
+            ratio(took, usual)
+        } else {
+            1.0
+        }
+    }
+
+    /// The same on one route, given what the caller's own requests there took; 1 where hardly anybody
+    /// else is.
+    pub(super) fn slowdown_on(&self, route: RouteId, own_requests: f32, own_took: f32) -> f32 {
+        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+            return 1.0;
+        };
+        let mean = ratio(tally.time, tally.weight);
+        let own_usual = own_requests * PACE * mean;
+        let usual = tally.pace.usual - own_usual;
+        if usual >= 2.0 * mean && usual > 0.0 {
+            ratio((tally.pace.took - own_took).max(0.0), usual)
+        } else {
+            1.0
+        }
+    }
+}
+
+fn faults(by_class: &[f32; Class::COUNT]) -> f32 {
+    Class::ALL
+        .into_iter()
+        .filter(|c| c.fault() == Fault::Service)
+        .map(|c| by_class[c.index()])
+        .sum()
+}
+
+/// A share that is drawn to zero where it stands on few errors: one error of one other caller is no
+/// control group, three are.
+fn share(all: f32, part: f32) -> f32 {
+    let part = part.max(0.0);
+    let few = 20.0 / (1.0 + part * RECENT).powi(2);
+    ratio(part, all.max(0.0) + few / RECENT).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delta(class: Class, n: u32, seconds: f32) -> RouteDelta {
+        let mut delta = RouteDelta {
+            route: 7,
+            service_time: seconds * n as f32,
+            ..RouteDelta::default()
+        };
+        delta.by_class[class.index()] = n;
+        delta
+    }
+
+    #[test]
+    fn others_are_everybody_else() {
+        let mut service = Service::default();
+        service.count(&delta(Class::Validation, 40, 0.1), true);
+        service.count(&delta(Class::Ok, 40, 0.1), true);
+        let mine = 40.0 / RECENT;
+        assert_eq!(
+            service.others_on(7, Class::Validation, (mine, mine), mine),
+            0.0
+        );
+        let for_another = service.others_on(7, Class::Validation, (mine, 0.0), 0.0);
+        assert!(for_another > 0.9, "{for_another}");
+        assert_eq!(service.others_on(u32::MAX, Class::Ok, (0.0, 0.0), 0.0), 0.0);
+    }
+
+    #[test]
+    fn one_error_of_one_other_is_no_control_group() {
+        assert!(share(0.5, 0.25) < 0.2);
+        assert!(share(5.0, 5.0) > 0.9);
+        assert_eq!(share(-1.0, -1.0), 0.0);
+    }
+
+    #[test]
+    fn a_slow_spell_shows_and_teaches_nothing() {
+        let mut service = Service::default();
+        for _ in 0..2000 {
+            service.fade(0.25);
+            service.count(&delta(Class::Ok, 5, 0.1), true);
+        }
+        assert!((service.slowdown(&Pace::default()) - 1.0).abs() < 0.1);
+        for _ in 0..800 {
+            service.fade(0.25);
+            service.count(&delta(Class::Ok, 5, 0.8), true);
+        }
+        let slow = service.slowdown(&Pace::default());
+        assert!(slow > 5.0, "{slow}");
+        assert!(service.slowdown_on(7, 0.0, 0.0) > 5.0);
+    }
+}

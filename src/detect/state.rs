@@ -1,0 +1,58 @@
+//! What the detector remembers of one caller: at most 512 bytes, whatever the caller does.
+
+use super::errors::Errors;
+use super::hold::Hold;
+use super::observe::{Observed, Row};
+use super::rate::Rate;
+use super::service::Pace;
+use super::shares::Shares;
+
+/// A name counts as new for its first requests.
+const YOUNG: u32 = 20;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) generation: u32,
+    /// Requests so far, saturating; zero: the place is free.
+    seen: u32,
+    /// The detector's clock when this was last brought up to date.
+    pub(super) at: f64,
+    /// Signals with an open episode.
+    pub(super) alarms: u8,
+    pub(super) rate: Rate,
+    pub(super) errors: Errors,
+    pub(super) hold: Hold,
+    pub(super) shares: Shares,
+    pub(super) pace: Pace,
+}
+
+impl State {
+    pub(super) fn is_free(&self) -> bool {
+        self.seen == 0
+    }
+
+    /// Counts requests and returns how many of them were among the first of a new name.
+    pub(super) fn count_young(&mut self, seen: &Observed<'_>) -> u32 {
+        let before = self.seen;
+        self.seen = self.seen.saturating_add(seen.started).max(1);
+        match seen.row {
+            Row::Caller => YOUNG.saturating_sub(before).min(seen.started),
+            Row::Other => seen.started,
+            Row::Unknown => 0,
+        }
+    }
+
+    pub(super) fn alarmed(&self) -> bool {
+        self.alarms != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_costs_at_most_512_bytes() {
+        assert!(size_of::<State>() <= 512, "{}", size_of::<State>());
+    }
+}
