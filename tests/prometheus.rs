@@ -12,7 +12,7 @@ use programs::{Demo, Running, call, open, samples, sum, until};
 use serde_json::Value;
 
 /// Names, kinds and labels as other programs rely on them, without those that a roster or a limit brings.
-const CONTRACT: [(&str, &str, &[&str]); 13] = [
+const CONTRACT: [(&str, &str, &[&str]); 14] = [
     ("callerid_requests_started_total", "counter", &["caller"]),
     ("callerid_requests_total", "counter", &["caller", "class"]),
     (
