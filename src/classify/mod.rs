@@ -112,15 +112,19 @@ impl ClassifyEos {
     }
 }
 
-/// The length that the head of a message declares for its body.
+/// The longest body that is believed, in bytes: 1 TiB. A client can declare any length and send nothing.
+const LONGEST_BODY: u64 = 1 << 40;
+
+/// The length that the head of a message declares for its body, if it is one that a body can have.
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers
+    let length = headers
         .get(header::CONTENT_LENGTH)?
         .to_str()
         .ok()?
         .trim()
         .parse()
-        .ok()
+        .ok()?;
+    (length <= LONGEST_BODY).then_some(length)
 }
 
 #[cfg(test)]
@@ -165,6 +169,20 @@ mod tests {
             ended(get, &head(response::Builder::new().status(200))),
             None
         );
+    }
+
+    #[test]
+    fn a_length_that_no_body_has_is_none() {
+        let declared = |length: u64| {
+            declared_length(&HeaderMap::from_iter([(
+                header::CONTENT_LENGTH,
+                length.into(),
+            )]))
+        };
+        assert_eq!(declared(5), Some(5));
+        assert_eq!(declared(1 << 40), Some(1 << 40));
+        assert_eq!(declared((1 << 40) + 1), None);
+        assert_eq!(declared(i64::MAX as u64), None);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Ticket {
     /// A frame of data has passed. Says whether it was the last, as far as the declared length goes.
     #[inline]
     pub(crate) fn data(&mut self, bytes: usize) -> bool {
-        self.response_bytes += bytes as u64;
+        self.response_bytes = self.response_bytes.wrapping_add(bytes as u64);
         if let Some(permit) = &mut self.permit {
             permit.streams_since(self.begun);
         }

@@ -34,8 +34,8 @@ impl Totals {
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.started += other.started;
-        self.request_bytes += other.request_bytes;
-        self.response_bytes += other.response_bytes;
+        self.request_bytes = self.request_bytes.wrapping_add(other.request_bytes);
+        self.response_bytes = self.response_bytes.wrapping_add(other.response_bytes);
         for (sum, count) in self.by_class.iter_mut().zip(other.by_class) {
             *sum += count;
         }
@@ -274,8 +274,9 @@ pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
         // A request that is moved away on another thread than it began on is taken off the lane that all write,
         // where fewer may have begun: only the sum is never negative.
         totals.started = totals.started.wrapping_add(lane.started());
-        totals.request_bytes += request;
-        totals.response_bytes += response;
+        // A client declares what it likes, and a sum of it may run over.
+        totals.request_bytes = totals.request_bytes.wrapping_add(request);
+        totals.response_bytes = totals.response_bytes.wrapping_add(response);
     }
     totals
 }
