@@ -76,29 +76,7 @@ pub async fn client(
             Some(sender) => sender,
             None => Sender::connect(address, http2).await,
         };
-        let method = if grpc { "POST" } else { "GET" };
-        let uri = if grpc {
-            format!("http://{address}/test.Wishes/{path}")
-        } else {
-            format!("http://{address}/{path}")
-        };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("host", "localhost")
-            .header("x-client-id", name);
-        if grpc {
-            request = request
-                .header("content-type", GRPC)
-                .header("te", "trailers");
-        }
-        let body = if grpc {
-            // One empty message: not compressed, of length zero.
-            http_body_util::Full::new(Bytes::from_static(&[0; 5])).boxed()
-        } else {
-            Empty::new().boxed()
-        };
-        let request = request.body(body).unwrap();
+        let request = request(address, grpc, name, path);
         if !connected.ready().await {
             continue;
         }
@@ -135,6 +113,42 @@ pub async fn client(
             sender = Some(connected);
         }
     }
+}
+
+/// Sends one request over a new connection and reads the answer to its end. Servers accept connections in the order
+/// in which they were made: none that was made before this one waits to be accepted any more.
+pub async fn last(address: SocketAddr, http2: bool, grpc: bool, name: &str, tallies: &Tallies) {
+    let mut connected = Sender::connect(address, http2).await;
+    assert!(connected.ready().await);
+    let response = connected.send(request(address, grpc, name, "ok")).await;
+    response.unwrap().into_body().collect().await.unwrap();
+    tell(tallies, name, |tally| tally.answered += 1);
+}
+
+fn request(address: SocketAddr, grpc: bool, name: &str, path: &str) -> Request<Sending> {
+    let method = if grpc { "POST" } else { "GET" };
+    let uri = if grpc {
+        format!("http://{address}/test.Wishes/{path}")
+    } else {
+        format!("http://{address}/{path}")
+    };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("host", "localhost")
+        .header("x-client-id", name);
+    if grpc {
+        request = request
+            .header("content-type", GRPC)
+            .header("te", "trailers");
+    }
+    let body = if grpc {
+        // One empty message: not compressed, of length zero.
+        http_body_util::Full::new(Bytes::from_static(&[0; 5])).boxed()
+    } else {
+        Empty::new().boxed()
+    };
+    request.body(body).unwrap()
 }
 
 /// Opens connections and cuts them with a reset in the middle of an answer.
