@@ -21,6 +21,7 @@ use crate::pipeline::{Core, CostFn, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn};
 use crate::registry::{InferredLabel, Limits, OURS, Registry};
 use crate::roster::{Account, Roster};
 use crate::upkeep::Upkeep;
+use crate::watch::{self, Watch};
 
 /// The caps that a series budget of 2,000 gives.
 const SERIES: usize = 2_000;
@@ -53,6 +54,7 @@ pub struct Builder {
     mode: Option<Mode>,
     style: Style,
     cost: Option<Box<CostFn>>,
+    pub(crate) watch: watch::Settings,
     #[cfg(feature = "config")]
     pub(crate) config: Option<crate::config::Loaded>,
 }
@@ -79,6 +81,7 @@ impl Builder {
             mode: None,
             style: Style::default(),
             cost: None,
+            watch: watch::Settings::default(),
             #[cfg(feature = "config")]
             config: None,
         }
@@ -303,6 +306,8 @@ impl Builder {
                 })
                 .ok()
         });
+        let version_header = self.watch.version_header();
+        problems.extend(version_header.as_ref().err().cloned());
         let exported = self.exported.unwrap_or(self.series * EXPORTED / SERIES);
         let least = OURS + RESERVED + 1;
         if exported < least {
@@ -336,11 +341,15 @@ impl Builder {
         let admission = Admission::new(self.policies, mode, self.style, now);
         let mut core = Core::new(registry, ticker, self.sources.into(), exempt, admission);
         core.cost = self.cost;
+        core.version_header = version_header.ok().flatten();
         core.route = self.route;
         core.peer = self.peer;
         core.late_identity = self.late_identity;
         core.response_header = response_header;
-        let upkeep = Upkeep::new(Arc::new(core), route_series);
+        let version = self.watch.version.clone();
+        let watch = Watch::new(self.watch.log(now));
+        watch.started(version.as_deref(), now);
+        let upkeep = Upkeep::new(Arc::new(core), watch, route_series);
         #[cfg(feature = "config")]
         let upkeep = upkeep.with_config(config);
         let upkeep = Arc::new(upkeep);

@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::admit::{Mode, Quota, QuotaError};
 use crate::builder::Builder;
 use crate::clock::Timestamp;
+use crate::events::{Change, Event, Pin, Subscription};
 use crate::middleware::CallerLayer;
 use crate::snapshot::Snapshot;
 use crate::upkeep::Upkeep;
+use crate::watch::Expectation;
 
 /// The callers of a service: one table, shared by every clone of this handle and of its layers.
 ///
@@ -17,6 +19,8 @@ use crate::upkeep::Upkeep;
 #[derive(Clone, Debug)]
 pub struct Callers {
     upkeep: Arc<Upkeep>,
+    /// In whose name limits are changed.
+    author: Arc<str>,
 }
 
 impl Callers {
@@ -26,7 +30,10 @@ impl Callers {
     }
 
     pub(crate) fn new(upkeep: Arc<Upkeep>) -> Self {
-        Self { upkeep }
+        Self {
+            upkeep,
+            author: "program".into(),
+        }
     }
 
     #[cfg(feature = "config")]
@@ -54,7 +61,7 @@ impl Callers {
     /// Moves the switch, for the next request: [`Mode::Off`] is a bare pass-through.
     pub fn set_mode(&self, mode: Mode) {
         self.upkeep.core.admission.set_mode(mode);
-        tracing::info!(%mode, "callerid: the switch was moved");
+        self.changed(None, &format!("mode = \"{mode}\""));
     }
 
     /// Where the switch is.
@@ -86,14 +93,94 @@ impl Callers {
         let core = &self.upkeep.core;
         let now = core.ticker.now();
         core.admission.clamp(caller, quota, now + lasting, now);
-        tracing::warn!(caller, %quota, ?lasting, "callerid: a caller was clamped");
+        let change = format!("clamped to {quota} for {} s", lasting.as_secs());
+        self.changed(Some(caller), &change);
         Ok(())
     }
 
     /// Ends a clamp before its time. Says whether there was one.
     pub fn lift_clamp(&self, caller: &str) -> bool {
         let core = &self.upkeep.core;
-        core.admission.lift_clamp(caller, core.ticker.now())
+        let lifted = core.admission.lift_clamp(caller, core.ticker.now());
+        if lifted {
+            self.changed(Some(caller), "clamp lifted");
+        }
+        lifted
+    }
+
+    /// The same handle, in the name of a person or program: every change of a limit is an event with its author.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let callers = callerid::Callers::builder().identify(callerid::identify::header("x")).build()?;
+    /// callers.on_behalf_of("anna").clamp("checkout", "50/s", Duration::from_secs(30 * 60))?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn on_behalf_of(&self, author: &str) -> Self {
+        Self {
+            upkeep: Arc::clone(&self.upkeep),
+            author: author.into(),
+        }
+    }
+
+    /// What was said lately, oldest first: at most 1,000 events.
+    #[must_use]
+    pub fn events(&self) -> Vec<Arc<Event>> {
+        self.upkeep.watch.log.events()
+    }
+
+    /// Everything that is said from now on, as a stream that needs no runtime.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.upkeep.watch.log.subscribe()
+    }
+
+    /// The last word on every runaway and every state of the service that has not ended, oldest first.
+    #[must_use]
+    pub fn open_episodes(&self) -> Vec<Arc<Event>> {
+        self.upkeep.watch.open()
+    }
+
+    /// Says that a caller has deployed a version, now: who knows of deploys tells, and what rises right after one
+    /// is blamed on it. A version that a caller's requests carry is noticed without this.
+    pub fn deployed(&self, caller: &str, version: &str) {
+        self.pin(Pin::new(Change::Deploy).caller(caller).version(version));
+    }
+
+    /// Marks a change on the time line: a flag, a cache, a configuration, a deploy; a caller's or ours.
+    pub fn pin(&self, pin: Pin) {
+        self.upkeep.watch.pin(pin, self.upkeep.core.ticker.now());
+    }
+
+    /// Announces that a caller will send up to `factor` times its usual load for a while: what it does then is said,
+    /// with [`Finding::expected`](crate::events::Finding::expected), and wakes nobody.
+    pub fn expect(&self, caller: &str, factor: f64, lasting: Duration) {
+        let until = self.upkeep.core.ticker.now() + lasting;
+        self.upkeep.watch.expect(Expectation {
+            caller: caller.to_owned(),
+            factor,
+            until,
+        });
+        let change = format!(
+            "up to {factor} times the load expected for {} s",
+            lasting.as_secs()
+        );
+        self.changed(Some(caller), &change);
+    }
+
+    /// Takes a runaway in hand: what is said of it from now on names who has, and wakes nobody else. Says whether
+    /// a runaway of this id is open.
+    pub fn ack(&self, event_id: &str) -> bool {
+        let now = self.upkeep.core.ticker.now();
+        self.upkeep.watch.acknowledge(event_id, &self.author, now)
+    }
+
+    /// Says that a limit was changed.
+    fn changed(&self, caller: Option<&str>, change: &str) {
+        let now = self.upkeep.core.ticker.now();
+        self.upkeep.watch.policy(caller, change, &self.author, now);
     }
 
     /// Brings the metrics recorder up to date, as the thread does four times a second. Call it before a render of

@@ -75,6 +75,8 @@
 //! | `callerid_refused_total` | counter | `caller`, `reason` |
 //! | `callerid_would_refuse_total` | counter | `caller`, `reason` |
 //! | `callerid_quota_limit` | gauge | `caller`, `scope` |
+//! | `callerid_runaway` | gauge | `caller`, `signal` |
+//! | `callerid_runaways_total` | counter | `caller`, `signal` |
 //! | `callerid_mode` | gauge | `mode` |
 //! | `callerid_config_info` | gauge | `hash` |
 //! | `callerid_config_last_reload_successful` | gauge | |
@@ -125,10 +127,12 @@ mod config;
 #[doc(hidden)]
 pub mod detect;
 pub mod docs;
+pub mod events;
 #[cfg(feature = "axum")]
 mod extract;
 mod gauges;
 pub mod identify;
+mod json;
 pub mod middleware;
 mod outcome;
 mod pipeline;
@@ -138,6 +142,7 @@ mod roster;
 pub mod snapshot;
 mod span;
 mod upkeep;
+mod watch;
 
 pub use admit::{Ceiling, Mode, ModeError, Policy, Quota, QuotaError, RateLimitHeaders, Refusal};
 pub use builder::{BuildError, Builder};

@@ -10,11 +10,12 @@ use crate::clock::Timestamp;
 use crate::outcome::{Class, Fault};
 use crate::record::bounded::Bounded;
 use crate::record::histogram::Histogram;
-use crate::record::row::{Row, Totals};
+use crate::record::row::Row;
 use crate::record::sample::{Detail, FailedRequest};
+use crate::record::totals::Totals;
 use crate::record::window::Step;
 use crate::registry::Registry;
-use crate::registry::entry::{Entry, Trust};
+use crate::registry::entry::Entry;
 
 /// Everything that is known at one moment. Times are seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -341,9 +342,7 @@ impl CallerSnapshot {
             let pace = entry.pace();
             (pace.rates(), pace.weight(totals.started))
         };
-        let account = (entry.trust == Trust::Verified)
-            .then(|| registry.roster().account(entry.name()))
-            .flatten();
+        let account = registry.account(entry);
         let mut caller = Self {
             name: entry.name().to_owned(),
             label: None,

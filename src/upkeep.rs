@@ -19,6 +19,7 @@ use crate::record::flush::Reading;
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
 use crate::record::names;
 use crate::record::row::{Row, lock};
+use crate::watch::Watch;
 
 /// How often counts go to the recorder.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
@@ -245,6 +246,7 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     pub(crate) core: Arc<Core>,
+    pub(crate) watch: Watch,
     #[cfg(feature = "config")]
     pub(crate) config: Config,
     exporter: Exporter,
@@ -252,12 +254,13 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(crate) fn new(core: Arc<Core>, route_series: usize) -> Self {
+    pub(crate) fn new(core: Arc<Core>, watch: Watch, route_series: usize) -> Self {
         let exporter = Exporter::new(&core, route_series);
         Self {
             exporter,
             rolled: Mutex::new(core.ticker.now()),
             core,
+            watch,
             #[cfg(feature = "config")]
             config: Config::default(),
         }
@@ -276,6 +279,7 @@ impl Upkeep {
 
     pub(crate) fn tick(&self, now: Timestamp) {
         self.core.admission.tick(now);
+        self.watch.tick(&self.core, now);
         self.roll(now);
         self.exporter.flush(self, now, SAMPLES_OF_TICK);
     }

@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 /// Layers from the lowest up. A module may name modules of lower layers; in the same layer only itself, except
 /// where the layer says that its modules may know each other.
 const LAYERS: [(&[&str], bool); 6] = [
-    (&["caller", "outcome", "clock", "roster", "span"], true),
+    (
+        &[
+            "caller", "outcome", "clock", "roster", "span", "json", "events",
+        ],
+        true,
+    ),
     // Stages are blind to each other: what one needs of another is a word.
     (
         &["identify", "classify", "admit", "record", "detect"],
@@ -19,6 +24,7 @@ const LAYERS: [(&[&str], bool); 6] = [
     (
         &[
             "upkeep",
+            "watch",
             "gauges",
             "snapshot",
             "callers",

@@ -1,109 +1,13 @@
 //! What the detector says, and the one place that writes it as JSON.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::observe::RouteId;
 use crate::caller::Provenance;
+use crate::json::Line;
 use crate::outcome::Class;
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A caller departs from its own past far enough.
-    RunawayStarted,
-    /// More is known about a runaway than when it was first said.
-    RunawayUpdated,
-    /// A runaway is over.
-    RunawayEnded,
-    /// The service fails for several callers: nobody to blame.
-    ServiceDegraded,
-    /// The service works again.
-    ServiceRecovered,
-    /// Everybody rises.
-    Crowd,
-    /// The rise of everybody is over.
-    CrowdEnded,
-}
-
-impl Kind {
-    /// The value of the field `kind`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RunawayStarted => "runaway_started",
-            Self::RunawayUpdated => "runaway_updated",
-            Self::RunawayEnded => "runaway_ended",
-            Self::ServiceDegraded => "service_degraded",
-            Self::ServiceRecovered => "service_recovered",
-            Self::Crowd => "crowd",
-            Self::CrowdEnded => "crowd_ended",
-        }
-    }
-}
-
-/// In what a caller departs from its past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Signal {
-    /// Requests per second.
-    Rate,
-    /// The share of one error class.
-    Errors,
-    /// Requests in flight: few requests, each very slow.
-    InFlight,
-    /// A flood of invented names.
-    Names,
-}
-
-impl Signal {
-    /// The value of the field `signal`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rate => "rate",
-            Self::Errors => "errors",
-            Self::InFlight => "in_flight",
-            Self::Names => "names",
-        }
-    }
-
-    pub(super) const fn bit(self) -> u8 {
-        1 << self as u8
-    }
-}
-
-/// What the service suffers. Only the last two are worth waking somebody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Harm {
-    /// Nothing that can be seen.
-    #[default]
-    None,
-    /// The service is near its ceiling, or the other callers begin to suffer.
-    AtRisk,
-    /// The other callers suffer.
-    Harmed,
-}
-
-impl Harm {
-    /// The value of the field `harm`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::AtRisk => "at_risk",
-            Self::Harmed => "harmed",
-        }
-    }
-}
-
-/// A version change of a caller.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Deploy {
-    /// What was deployed.
-    pub version: Arc<str>,
-    /// When, in Unix seconds.
-    pub t: f64,
-}
+pub use crate::events::{Deploy, Harm, Kind, Signal};
 
 /// One finding. Times are Unix seconds, or seconds of the log's own clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -202,68 +106,6 @@ impl Event {
         }
         line.number("since", Some(self.since));
         line.end()
-    }
-}
-
-/// A JSON object that is being written.
-struct Line(String);
-
-impl Line {
-    fn new() -> Self {
-        Self(String::from("{"))
-    }
-
-    fn key(&mut self, key: &str) {
-        if self.0.len() > 1 {
-            self.0.push_str(", ");
-        }
-        self.0.push('"');
-        self.0.push_str(key);
-        self.0.push_str("\": ");
-    }
-
-    fn raw(&mut self, key: &str, value: &str) {
-        self.key(key);
-        self.0.push_str(value);
-    }
-
-    fn number(&mut self, key: &str, value: Option<f64>) {
-        self.key(key);
-        match value.filter(|v| v.is_finite()) {
-            // Four significant digits after the point are more than any of these is known to.
-            Some(value) => {
-                let rounded = (value * 1e4).round() / 1e4;
-                let _ = write!(self.0, "{rounded}");
-            }
-            None => self.0.push_str("null"),
-        }
-    }
-
-    fn text(&mut self, key: &str, value: Option<&str>) {
-        self.key(key);
-        let Some(value) = value else {
-            self.0.push_str("null");
-            return;
-        };
-        self.0.push('"');
-        for c in value.chars() {
-            match c {
-                '"' | '\\' => {
-                    self.0.push('\\');
-                    self.0.push(c);
-                }
-                c if u32::from(c) < 0x20 => {
-                    let _ = write!(self.0, "\\u{:04x}", u32::from(c));
-                }
-                c => self.0.push(c),
-            }
-        }
-        self.0.push('"');
-    }
-
-    fn end(mut self) -> String {
-        self.0.push('}');
-        self.0
     }
 }
 

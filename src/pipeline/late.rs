@@ -78,11 +78,11 @@ impl CallerSlot {
         let core = &self.0.core;
         let guarded = core.admission.gate() == Gate::Guarded;
         let (route, now) = (from.lane.route.borrowed(), core.ticker.now());
-        let to = core.registry.place(&who, route, guarded, now);
+        let to = core.registry.place(&who, route, guarded, || None, now);
         let entry = to.entry.as_ref();
         let seat = entry.and_then(|entry| core.seat(entry, to.lane.provenance));
-        to.lane.start();
-        from.lane.move_away();
+        to.lane.start(now);
+        from.lane.move_away(now);
         if let Some(entry) = &from.tracked {
             entry.move_away();
         }

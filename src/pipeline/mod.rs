@@ -4,6 +4,7 @@
 mod exempt;
 mod grpc_routes;
 mod late;
+pub(crate) mod paths;
 mod ticket;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
 use self::grpc_routes::GrpcRoutes;
 pub use self::late::CallerSlot;
+use self::paths::Paths;
 pub(crate) use self::ticket::{Ticket, Unwinding};
 use crate::admit::{Admission, Ask, Denial, Form, Gate, Seat, Subject, Verdict};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
@@ -28,6 +30,7 @@ use crate::record::route::RouteRef;
 use crate::record::sample::TraceId;
 use crate::registry::entry::{Entry, Trust};
 use crate::registry::faces::Face;
+use crate::registry::versions::Said;
 use crate::registry::{Place, Registry, Who};
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -53,6 +56,9 @@ pub(crate) struct Core {
     pub(crate) peer: Option<Box<PeerFn>>,
     pub(crate) cost: Option<Box<CostFn>>,
     pub(crate) admission: Admission,
+    /// The header that tells a caller's version, instead of `User-Agent`.
+    pub(crate) version_header: Option<HeaderName>,
+    pub(crate) paths: Paths,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
 }
@@ -93,6 +99,8 @@ impl Core {
             peer: None,
             cost: None,
             admission,
+            version_header: None,
+            paths: Paths::default(),
             grpc_routes: GrpcRoutes::default(),
             hook_panicked: AtomicBool::new(false),
         }
@@ -116,7 +124,7 @@ impl Core {
         let exempt = self.exempt.matches(head.uri().path());
         let place = if exempt {
             let who = Who::ours(EXEMPT, Source::None);
-            self.registry.place(&who, route, false, now)
+            self.registry.place(&who, route, false, || None, now)
         } else {
             self.place(&head, route, guarded, now)
         };
@@ -139,6 +147,9 @@ impl Core {
             caller,
             entry,
         } = place;
+        if self.paths.are_watched() {
+            self.paths.note(&lane, head.uri().path());
+        }
         let mut permit = None;
         let mut would_refuse = None;
         if let Some(entry) = entry
@@ -160,7 +171,6 @@ impl Core {
                     would_refuse: reason,
                 } => (permit, would_refuse) = (held, reason),
                 Verdict::Refuse(denial) => {
-                    lane.start();
                     lane.refuse(denial.reason);
                     if let Some(entry) = &tracked {
                         entry.refuse(denial.reason);
@@ -296,7 +306,19 @@ impl Core {
                 Who::ours(UNKNOWN, Source::None)
             }
         };
-        self.registry.place(&who, route, with_entry, now)
+        let said = || self.said(head.headers());
+        self.registry.place(&who, route, with_entry, said, now)
+    }
+
+    /// What the request says about the version of its caller.
+    #[inline]
+    fn said<'h>(&self, headers: &'h http::HeaderMap) -> Option<Said<'h>> {
+        let (name, plain) = match &self.version_header {
+            None => (&header::USER_AGENT, false),
+            Some(name) => (name, true),
+        };
+        let text = headers.get(name)?.as_bytes();
+        Some(Said { text, plain })
     }
 
     #[inline]

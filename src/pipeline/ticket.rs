@@ -70,7 +70,7 @@ impl Ticket {
         request_bytes: u64,
         trace_id: TraceId,
     ) -> Self {
-        lane.start();
+        lane.start(begun);
         Self {
             place: Booked { lane, tracked },
             begun,
@@ -222,6 +222,7 @@ impl Ticket {
         let lane = &self.place.lane;
         lane.settle(Settlement {
             class,
+            ended: now,
             took: now.since(self.begun),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,

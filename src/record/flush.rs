@@ -9,7 +9,10 @@ use super::histogram::Histogram;
 use super::lane::Lane;
 use super::names;
 use super::route::{Route, RouteRef};
-use super::row::{Row, Totals, totals};
+use super::row::Row;
+use super::totals::{Totals, totals};
+use crate::caller::{self, EXEMPT};
+use crate::events::Signal;
 use crate::outcome::{Class, Fault, Reason};
 
 /// What is read of a row; kept between rows, so that a flush allocates nothing.
@@ -48,6 +51,15 @@ pub(crate) struct RowHandles {
     /// Made when something may be refused, or was.
     refusals: Option<Box<[RefusalHandles; Reason::COUNT]>>,
     routes: Vec<RouteHandles>,
+    runaways: Vec<RunawayHandles>,
+}
+
+#[derive(Debug)]
+struct RunawayHandles {
+    signal: Signal,
+    count: CounterHandle,
+    /// Made when the caller runs away for the first time.
+    now: Option<GaugeHandle>,
 }
 
 #[derive(Debug)]
@@ -129,6 +141,13 @@ impl RowHandles {
             classes: classes.into(),
             refusals: None,
             routes: vec![other],
+            runaways: signals_of(&label)
+                .map(|signal| RunawayHandles {
+                    signal,
+                    count: CounterHandle::new(names::RUNAWAYS, by_signal(&label, signal)),
+                    now: None,
+                })
+                .collect(),
             seen: Totals::default(),
             first_bytes: 0,
             born: false,
@@ -151,10 +170,11 @@ impl RowHandles {
             self.read(lanes, renew, reading)
         });
         match news {
-            News::Unborn => {}
+            News::Unborn => return,
             News::Quiet => self.in_flight.set(self.seen.in_flight() as f64, flush),
             News::Changed => self.tell(reading, flush),
         }
+        self.tell_runaways(row, flush);
     }
 
     fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
@@ -241,6 +261,20 @@ impl RowHandles {
         self.born = true;
     }
 
+    fn tell_runaways(&mut self, row: &Row, flush: &Flush<'_>) {
+        for handles in &mut self.runaways {
+            let (count, open) = row.runaways.read(handles.signal);
+            handles.count.bring_to(count, flush);
+            if count > 0 {
+                let labels = || by_signal(&self.label, handles.signal);
+                let now = handles
+                    .now
+                    .get_or_insert_with(|| GaugeHandle::new(names::RUNAWAY, labels()));
+                now.set(if open { 1.0 } else { 0.0 }, flush);
+            }
+        }
+    }
+
     fn tell_refusals(&mut self, totals: &Totals, flush: &Flush<'_>) {
         let mut counts = totals.refused.iter().chain(&totals.would_refuse);
         if self.refusals.is_none() && !flush.limits && counts.all(|count| *count == 0) {
@@ -294,6 +328,20 @@ impl RowHandles {
             }
         }
     }
+}
+
+/// In what a row can run away: names are invented behind `__other__`, and probes do nothing of the kind.
+fn signals_of(label: &str) -> impl Iterator<Item = Signal> {
+    let (probe, other) = (label == EXEMPT, label == caller::OTHER);
+    let of_row = move |signal: &Signal| !probe && (*signal != Signal::Names || other);
+    Signal::ALL.into_iter().filter(of_row)
+}
+
+fn by_signal(label: &Arc<str>, signal: Signal) -> Vec<Label> {
+    vec![
+        Label::new("caller", Arc::clone(label)),
+        Label::from_static_parts("signal", signal.as_str()),
+    ]
 }
 
 fn route_counter(label: &Arc<str>, route: &Route, fault: Fault) -> CounterHandle {

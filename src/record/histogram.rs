@@ -115,6 +115,10 @@ impl HistogramCells {
         self.count.load(Ordering::Acquire)
     }
 
+    pub(crate) fn sum_nanos(&self) -> u64 {
+        self.sum_nanos.load(Ordering::Acquire)
+    }
+
     /// Adds what is here to `total`.
     pub(crate) fn read_into(&self, total: &mut Histogram) {
         for (sum, cell) in total.buckets.iter_mut().zip(&self.buckets) {

@@ -14,7 +14,7 @@ use super::histogram::{Histogram, HistogramCells, add};
 use super::route::{Route, RouteHash};
 use super::row::Row;
 use crate::caller::{Provenance, Source};
-use crate::clock::Ticker;
+use crate::clock::{Ticker, Timestamp};
 use crate::outcome::{Class, Reason};
 
 /// The number of this thread, never used again after it.
@@ -39,6 +39,7 @@ pub(crate) const SHARED: u32 = 0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settlement {
     pub(crate) class: Class,
+    pub(crate) ended: Timestamp,
     pub(crate) took: Duration,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -66,6 +67,8 @@ struct Cells {
     response_bytes: AtomicU64,
     /// Requests that a late identity took to another row.
     moved: AtomicU64,
+    /// The times at which requests ended less those at which they began, in nanoseconds, modulo 2^64.
+    clock: AtomicU64,
     /// Time to the head of the response.
     first_byte: HistogramCells,
     /// Time to the end of requests of class `ok`.
@@ -170,20 +173,23 @@ impl Lane {
     }
 
     #[inline]
-    pub(crate) fn start(&self) {
+    pub(crate) fn start(&self, begun: Timestamp) {
         let (lane, own) = self.mine();
+        add(&lane.cells.clock, begun.as_nanos().wrapping_neg(), own);
         add(&lane.cells.started, 1, own);
     }
 
     /// Takes back a start, because the request belongs to another row from now on.
-    pub(crate) fn move_away(&self) {
+    pub(crate) fn move_away(&self, begun: Timestamp) {
         let (lane, own) = self.mine();
+        add(&lane.cells.clock, begun.as_nanos(), own);
         add(&lane.cells.moved, 1, own);
     }
 
-    /// Counts a request that was refused, after its start.
+    /// Counts a request that began and was refused at once.
     pub(crate) fn refuse(&self, reason: Reason) {
         let (lane, own) = self.mine();
+        add(&lane.cells.started, 1, own);
         if let Some(count) = lane.cells.refusals().refused.get(reason.index()) {
             add(count, 1, own);
         }
@@ -225,6 +231,7 @@ impl Lane {
     pub(crate) fn settle(&self, settlement: Settlement) {
         let (lane, own) = self.mine();
         let cells = &lane.cells;
+        add(&cells.clock, settlement.ended.as_nanos(), own);
         if settlement.request_bytes > 0 {
             add(&cells.request_bytes, settlement.request_bytes, own);
         }
@@ -240,6 +247,17 @@ impl Lane {
     #[inline]
     pub(crate) fn ended(&self, class: usize) -> u64 {
         self.cells.class(class).map_or(0, HistogramCells::count)
+    }
+
+    /// The durations of the requests that ended, summed, in nanoseconds.
+    pub(crate) fn took(&self) -> u64 {
+        let classes = (0..Class::COUNT).filter_map(|class| self.cells.class(class));
+        classes.fold(0, |sum, cells| sum.wrapping_add(cells.sum_nanos()))
+    }
+
+    /// See [`super::row::Totals::busy`].
+    pub(crate) fn clock(&self) -> u64 {
+        self.cells.clock.load(Ordering::Acquire)
     }
 
     pub(crate) fn read_latency(&self, class: usize, total: &mut Histogram) {
@@ -295,6 +313,7 @@ impl Lane {
         let (request, response) = other.bytes();
         add(&mine.request_bytes, request, false);
         add(&mine.response_bytes, response, false);
+        add(&mine.clock, other.clock(), false);
         add(&mine.moved, theirs.moved.load(Ordering::Acquire), false);
         add(&mine.started, other.ever_started(), false);
     }

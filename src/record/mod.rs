@@ -10,4 +10,5 @@ pub(crate) mod names;
 pub(crate) mod route;
 pub(crate) mod row;
 pub(crate) mod sample;
+pub(crate) mod totals;
 pub(crate) mod window;

@@ -22,6 +22,8 @@ pub(crate) const QUOTA_LIMIT: &str = "callerid_quota_limit";
 pub(crate) const MODE: &str = "callerid_mode";
 pub(crate) const CONFIG_INFO: &str = "callerid_config_info";
 pub(crate) const CONFIG_RELOADED: &str = "callerid_config_last_reload_successful";
+pub(crate) const RUNAWAY: &str = "callerid_runaway";
+pub(crate) const RUNAWAYS: &str = "callerid_runaways_total";
 pub(crate) const BUILD_INFO: &str = "callerid_build_info";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 /// Name, kind, unit and meaning of every metric that this crate records.
-pub(crate) const METRICS: [(&str, Kind, Unit, &str); 21] = [
+pub(crate) const METRICS: [(&str, Kind, Unit, &str); 23] = [
     (
         STARTED,
         Kind::Counter,
@@ -147,6 +149,18 @@ pub(crate) const METRICS: [(&str, Kind, Unit, &str); 21] = [
         Kind::Gauge,
         Unit::Count,
         "1 where the last load of the configuration succeeded, 0 where it did not.",
+    ),
+    (
+        RUNAWAY,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while a caller departs from its own past, by signal.",
+    ),
+    (
+        RUNAWAYS,
+        Kind::Counter,
+        Unit::Count,
+        "How often a caller began to depart from its own past, by signal.",
     ),
     (
         BUILD_INFO,

@@ -1,6 +1,6 @@
 //! Everything that is recorded of one caller who has a row of its own, or of those who share one.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
@@ -9,47 +9,38 @@ use super::histogram::Histogram;
 use super::lane::{Lane, SHARED};
 use super::route::{Route, RouteHash, RouteRef};
 use super::sample::{DETAILS, Detail, FailedRequest, Samples};
+use super::totals::{Totals, totals};
 use super::window::Series;
 use crate::caller::{Provenance, Source};
 use crate::clock::{Ticker, Timestamp};
-use crate::outcome::{Class, ErrorDetail, Reason};
+use crate::events::Signal;
+use crate::outcome::{Class, ErrorDetail};
 
-/// Counts of a row since its beginning.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    pub(crate) started: u64,
-    pub(crate) by_class: [u64; Class::COUNT],
-    pub(crate) refused: [u64; Reason::COUNT],
-    /// Let in, and refused if shadow were none. Counted among the classes too.
-    pub(crate) would_refuse: [u64; Reason::COUNT],
-    pub(crate) request_bytes: u64,
-    pub(crate) response_bytes: u64,
+/// How often a caller has run away, and whether it does now, by signal.
+#[derive(Debug, Default)]
+pub(crate) struct Runaways {
+    counts: [AtomicU32; Signal::ALL.len()],
+    open: AtomicU8,
 }
 
-impl Totals {
-    /// Requests that left, refused ones included.
-    pub(crate) fn ended(&self) -> u64 {
-        self.by_class.iter().chain(&self.refused).sum()
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.started += other.started;
-        self.request_bytes = self.request_bytes.wrapping_add(other.request_bytes);
-        self.response_bytes = self.response_bytes.wrapping_add(other.response_bytes);
-        for (sum, count) in self.by_class.iter_mut().zip(other.by_class) {
-            *sum += count;
-        }
-        for (sum, count) in self.refused.iter_mut().zip(other.refused) {
-            *sum += count;
-        }
-        for (sum, count) in self.would_refuse.iter_mut().zip(other.would_refuse) {
-            *sum += count;
+impl Runaways {
+    /// Counts a runaway that begins, or notes that it has ended.
+    pub(crate) fn note(&self, signal: Signal, begins: bool) {
+        if begins {
+            if let Some(count) = self.counts.get(signal as usize) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            self.open.fetch_or(signal.bit(), Ordering::Relaxed);
+        } else {
+            self.open.fetch_and(!signal.bit(), Ordering::Relaxed);
         }
     }
 
-    /// Never negative: what ended is read before what started.
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.started.saturating_sub(self.ended())
+    pub(crate) fn read(&self, signal: Signal) -> (u64, bool) {
+        let count = self.counts.get(signal as usize);
+        let count = count.map_or(0, |count| count.load(Ordering::Relaxed));
+        let open = self.open.load(Ordering::Relaxed) & signal.bit() != 0;
+        (u64::from(count), open)
     }
 }
 
@@ -64,6 +55,7 @@ pub(crate) struct Row {
     samples: Mutex<Samples>,
     series: Mutex<Series>,
     handles: Mutex<RowHandles>,
+    pub(crate) runaways: Runaways,
 }
 
 /// Takes a lock whether or not a thread panicked with it: the counts behind it are whole at any time.
@@ -81,6 +73,7 @@ impl Row {
             samples: Mutex::default(),
             series: Mutex::default(),
             handles: Mutex::new(RowHandles::new(label)),
+            runaways: Runaways::default(),
         }
     }
 
@@ -261,26 +254,6 @@ impl Row {
     }
 }
 
-pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
-    let mut totals = Totals::default();
-    for lane in lanes {
-        for (class, sum) in totals.by_class.iter_mut().enumerate() {
-            *sum += lane.ended(class);
-        }
-        lane.read_refusals(&mut totals.refused, &mut totals.would_refuse);
-    }
-    for lane in lanes {
-        let (request, response) = lane.bytes();
-        // A request that is moved away on another thread than it began on is taken off the lane that all write,
-        // where fewer may have begun: only the sum is never negative.
-        totals.started = totals.started.wrapping_add(lane.started());
-        // A client declares what it likes, and a sum of it may run over.
-        totals.request_bytes = totals.request_bytes.wrapping_add(request);
-        totals.response_bytes = totals.response_bytes.wrapping_add(response);
-    }
-    totals
-}
-
 fn find(
     lanes: &[Arc<Lane>],
     route: RouteHash,
@@ -321,6 +294,7 @@ mod tests {
     fn settlement(class: Class) -> Settlement {
         Settlement {
             class,
+            ended: Timestamp::ZERO + Duration::from_millis(3),
             took: Duration::from_millis(3),
             request_bytes: 2,
             response_bytes: 5,
@@ -340,14 +314,14 @@ mod tests {
         let shared = lane(&row);
         let owned = row.own_lane(&shared, thread_number());
         for _ in 0..10 {
-            owned.start();
+            owned.start(Timestamp::ZERO);
             owned.first_byte(Duration::from_millis(1));
             owned.settle(settlement(Class::Validation));
         }
         // Another thread cannot write the owned lane: it writes the shared one.
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                owned.start();
+                owned.start(Timestamp::ZERO);
                 owned.settle(settlement(Class::Ok));
             });
         });

@@ -1,8 +1,9 @@
 //! Time series of a caller, of bounded memory, fed once a second from the counters.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::row::Totals;
+use super::totals::Totals;
 use crate::clock::Timestamp;
 use crate::outcome::Class;
 
@@ -116,6 +117,8 @@ pub(crate) struct Step {
     pub(crate) started: u32,
     pub(crate) refused: u32,
     pub(crate) in_flight: u32,
+    /// Milliseconds of request time that passed in flight.
+    pub(crate) busy: u32,
     pub(crate) by_class: [u32; Class::COUNT],
 }
 
@@ -123,7 +126,7 @@ pub(crate) struct Step {
 /// nothing happened has a step too, once the first request has come.
 #[derive(Debug, Default)]
 pub(crate) struct Series {
-    before: Option<(u64, Totals)>,
+    before: Option<(Timestamp, Totals)>,
     fine: VecDeque<Step>,
     coarse: VecDeque<Step>,
 }
@@ -133,11 +136,12 @@ impl Series {
     /// counts in the last one.
     pub(crate) fn roll(&mut self, now: Timestamp, totals: &Totals) {
         let second = now.as_secs();
-        let Some((last, before)) = self.before.replace((second, totals.clone())) else {
+        let Some((then, before)) = self.before.replace((now, totals.clone())) else {
             return;
         };
+        let last = then.as_secs();
         if second <= last {
-            self.before = Some((last, before));
+            self.before = Some((then, before));
             return;
         }
         let delta =
@@ -147,6 +151,7 @@ impl Series {
             started: delta(totals.started, before.started),
             refused: delta(totals.refused.iter().sum(), before.refused.iter().sum()),
             in_flight: u32::try_from(totals.in_flight()).unwrap_or(u32::MAX),
+            busy: millis(totals.flow(now).busy_since(&before.flow(then))),
             ..Step::default()
         };
         for (class, (now, then)) in totals.by_class.iter().zip(&before.by_class).enumerate() {
@@ -170,6 +175,7 @@ impl Series {
                 open.started = open.started.saturating_add(step.started);
                 open.refused = open.refused.saturating_add(step.refused);
                 open.in_flight = open.in_flight.max(step.in_flight);
+                open.busy = open.busy.saturating_add(step.busy);
                 for (sum, new) in open.by_class.iter_mut().zip(step.by_class) {
                     *sum = sum.saturating_add(new);
                 }
@@ -185,6 +191,10 @@ impl Series {
     pub(crate) fn coarse(&self) -> impl Iterator<Item = &Step> {
         self.coarse.iter()
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn append(ring: &mut VecDeque<Step>, room: usize, step: Step) {

@@ -44,7 +44,12 @@ pub(crate) struct Slot {
     pub(crate) caller: Caller,
     /// Whether the lane is one of `__other__`, so that the entry counts beside it.
     rowless: bool,
+    /// A hash of what the caller said last about its version.
+    pub(crate) said: u64,
 }
+
+/// A hot caller's version is looked at with every so many of its requests.
+const VERSION_EVERY: u32 = 8;
 
 /// What a look-up finds.
 pub(crate) enum Found<'a> {
@@ -73,7 +78,14 @@ impl Slot {
             lane,
             caller,
             rowless,
+            said: 0,
         }
+    }
+
+    /// Whether it is time to look at what the caller says about its version.
+    #[inline]
+    pub(crate) fn is_due_for_version(&self) -> bool {
+        self.finds < HOT || self.finds.is_multiple_of(VERSION_EVERY)
     }
 
     /// The entry, where it counts what its caller has no row for.
@@ -123,7 +135,7 @@ pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Op
             let at = wanted.hash as usize % SLOTS;
             Some(match cache.slots.get_mut(at) {
                 Some(Some(slot)) if slot.is(wanted) => {
-                    slot.finds = slot.finds.saturating_add(1);
+                    slot.finds = slot.finds.checked_add(1).unwrap_or(HOT + 1);
                     let became_hot = slot.finds == HOT;
                     f(Found::Hit(slot, became_hot))
                 }

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
+use super::versions::Versions;
 use crate::admit::{Seat, Subject};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
 use crate::outcome::{Class, Reason};
 use crate::record::lane::Lane;
-use crate::record::row::{Row, Totals, lock};
+use crate::record::row::{Row, lock};
+use crate::record::totals::Totals;
 use crate::record::window::Pace;
 
 /// A caller in the table.
@@ -33,6 +35,9 @@ pub(crate) struct Entry {
     idle_total: AtomicU64,
     idle_since: AtomicU64,
     seat: OnceLock<Arc<Seat>>,
+    /// Where detection keeps what it saw last; `u32::MAX`: nowhere yet.
+    pub(crate) watched: AtomicU32,
+    pub(crate) versions: Versions,
 }
 
 /// Which of the names of the same spelling: a claim never reaches what is verified.
@@ -71,6 +76,8 @@ impl Entry {
             idle_total: AtomicU64::new(0),
             idle_since: AtomicU64::new(now.as_secs()),
             seat: OnceLock::new(),
+            watched: AtomicU32::new(u32::MAX),
+            versions: Versions::default(),
         }
     }
 
@@ -171,6 +178,13 @@ impl Entry {
     /// The caller's counts, and what of them was recorded in the row `__other__`.
     pub(crate) fn totals_and_in_other(&self) -> (Totals, Totals) {
         let mut totals = self.row().map(|row| row.totals()).unwrap_or_default();
+        let in_other = self.in_other();
+        totals.add(&in_other);
+        (totals, in_other)
+    }
+
+    /// What of the caller's counts was recorded in the row `__other__`.
+    pub(crate) fn in_other(&self) -> Totals {
         let mut in_other = Totals::default();
         for (sum, count) in in_other.by_class.iter_mut().zip(&self.tally.by_class) {
             *sum = count.load(Ordering::Acquire);
@@ -187,8 +201,7 @@ impl Entry {
         }
         let moved = self.tally.moved.load(Ordering::Acquire);
         in_other.started = self.tally.started.load(Ordering::Acquire) - moved;
-        totals.add(&in_other);
-        (totals, in_other)
+        in_other
     }
 
     /// How much the caller weighs against others: requests, fading to a half in five minutes.

@@ -31,6 +31,8 @@ pub(crate) struct Places {
     labels: usize,
     replacements: f64,
     refilled: Timestamp,
+    /// Labels of the reserve that were handed out.
+    promoted: usize,
 }
 
 impl Places {
@@ -41,6 +43,7 @@ impl Places {
             labels: 0,
             replacements: REPLACEMENTS,
             refilled: now,
+            promoted: 0,
         }
     }
 
@@ -124,6 +127,31 @@ impl Registry {
         }
         places.take(entry);
         self.give_row(entry, &label);
+    }
+
+    /// Gives a caller in a runaway a row, of the reserve if need be. Says whether it has one now.
+    pub(crate) fn promote(&self, entry: &Arc<Entry>, now: Timestamp) -> bool {
+        let Some(label) = self.label(entry) else {
+            return false;
+        };
+        let mut places = lock(&self.places);
+        if entry.row().is_some() {
+            return true;
+        }
+        let full = places.taken.len() >= places.room + self.limits.reserved;
+        if entry.is_retired() || full {
+            return false;
+        }
+        if places.promoted < self.limits.reserved {
+            places.promoted += 1;
+            places.taken.push(Arc::clone(entry));
+        } else if places.may_label(now) {
+            places.take(entry);
+        } else {
+            return false;
+        }
+        self.give_row(entry, &label);
+        true
     }
 
     /// Makes room in the table for a name of this weight: the lightest of a sample of idle entries leaves, if it is

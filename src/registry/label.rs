@@ -8,7 +8,7 @@ use crate::caller::Provenance;
 
 impl Registry {
     /// The value of the metric label `caller` for an entry; `None` where it must not have one.
-    pub(super) fn label(&self, entry: &Entry) -> Option<String> {
+    pub(crate) fn label(&self, entry: &Entry) -> Option<String> {
         let name = entry.name();
         if entry.provenance() != Provenance::Inferred {
             let twin = entry.trust == Trust::Weaker && self.verified.contains_key(name);

@@ -20,10 +20,12 @@ pub(crate) mod faces;
 mod heavy;
 mod label;
 mod lanes;
+mod reading;
+pub(crate) mod versions;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -33,11 +35,13 @@ use self::entry::{Entry, Trust};
 use self::evict::Places;
 use self::faces::Faces;
 use self::heavy::HeavyHitters;
+use self::versions::{Said, Sightings};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
 use crate::record::lane::{Lane, thread_number};
 use crate::record::route::{RouteHash, RouteRef};
-use crate::record::row::{Row, Totals, lock};
+use crate::record::row::{Row, lock};
+use crate::record::totals::Totals;
 use crate::roster::Roster;
 
 /// How callers whose name is inferred appear in metrics. Addresses are personal data; the snapshot shows them.
@@ -124,6 +128,9 @@ pub(crate) struct Registry {
     heavy: HeavyHitters,
     pub(crate) faces: Faces,
     impersonations: AtomicU64,
+    /// Names that had no entry and were not known a moment ago.
+    strangers: AtomicU64,
+    pub(crate) sightings: Sightings,
 }
 
 /// The four entries that are always there.
@@ -185,6 +192,8 @@ impl Registry {
             heavy: HeavyHitters::new(),
             faces: Faces::new(),
             impersonations: AtomicU64::new(0),
+            strangers: AtomicU64::new(0),
+            sightings: Sightings::default(),
             roster,
         };
         for account in registry.roster.accounts() {
@@ -213,11 +222,12 @@ impl Registry {
 
     /// Where a request is counted: one look-up in what this thread remembers, or one in the map.
     #[inline]
-    pub(crate) fn place(
+    pub(crate) fn place<'s>(
         &self,
         who: &Who<'_>,
         route: RouteRef<'_>,
         with_entry: bool,
+        said: impl Fn() -> Option<Said<'s>>,
         now: Timestamp,
     ) -> Place {
         let route_hash = route.hashed(&self.hasher);
@@ -237,6 +247,15 @@ impl Registry {
                     slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
                     slot.caller = slot.caller.detached();
                 }
+                if slot.is_due_for_version()
+                    && let Some(said) = said()
+                {
+                    let hash = self.hash_said(&said);
+                    if slot.said != hash {
+                        slot.said = hash;
+                        self.saw(&slot.entry, &said, now);
+                    }
+                }
                 let tracked = slot.tracked().cloned();
                 Some(Place {
                     lane: Arc::clone(&slot.lane),
@@ -248,7 +267,7 @@ impl Registry {
         });
         let place = found
             .flatten()
-            .unwrap_or_else(|| self.look_up(who, route, &wanted, with_entry, now));
+            .unwrap_or_else(|| self.look_up(who, route, &wanted, with_entry, said(), now));
         if let Some(entry) = &place.tracked {
             self.started_without_row(entry, now);
         }
@@ -262,6 +281,7 @@ impl Registry {
         route: RouteRef<'_>,
         wanted: &Wanted<'_>,
         with_entry: bool,
+        said: Option<Said<'_>>,
         now: Timestamp,
     ) -> Place {
         let claim;
@@ -288,7 +308,7 @@ impl Registry {
             };
             return Place {
                 caller,
-                ..self.place(&others, route, with_entry, now)
+                ..self.place(&others, route, with_entry, || None, now)
             };
         };
         let epoch = entry.epoch();
@@ -306,7 +326,12 @@ impl Registry {
         if who.name == wanted.name {
             cache::remember(wanted.hash, || {
                 let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
-                Slot::new(wanted, epoch, entry, lane, caller.clone(), rowless)
+                let mut slot = Slot::new(wanted, epoch, entry, lane, caller.clone(), rowless);
+                if let Some(said) = &said {
+                    slot.said = self.hash_said(said);
+                    self.saw(&slot.entry, said, now);
+                }
+                slot
             });
         }
         let kept = with_entry.then(|| Arc::clone(&entry));
@@ -336,6 +361,9 @@ impl Registry {
         }
         let hash = self.hash(who, self.route_other);
         let certain = self.heavy.count(hash);
+        if certain == 1 {
+            self.strangers.fetch_add(1, Ordering::Relaxed);
+        }
         if certain < evict::HEAVY
             || !certain.is_multiple_of(evict::TRY_EVERY)
             || !self.make_room(f64::from(certain), now)
@@ -395,51 +423,6 @@ impl Registry {
 
     fn other_row(&self) -> &Arc<Row> {
         &self.ours.other_row
-    }
-
-    pub(crate) fn tracked(&self) -> usize {
-        self.tracked.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn impersonations(&self) -> u64 {
-        self.impersonations.load(Ordering::Relaxed)
-    }
-
-    /// Requests that were counted under `__other__`.
-    pub(crate) fn overflow(&self) -> u64 {
-        self.other_row()
-            .with_lanes(|lanes| lanes.iter().map(|lane| lane.ever_started()).sum())
-    }
-
-    /// Every entry, the four of ours first.
-    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
-        let ours = [
-            &self.ours.other,
-            &self.ours.unknown,
-            &self.ours.invalid,
-            &self.ours.exempt,
-        ];
-        ours.into_iter()
-            .chain(lock(&self.entries).iter())
-            .cloned()
-            .collect()
-    }
-
-    /// Every row, of callers in the table and of those that are leaving it.
-    pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
-        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        rows.iter()
-            .chain(lock(&self.leaving).iter())
-            .cloned()
-            .collect()
-    }
-
-    /// Counts of rows whose caller has left, whether or not the last request has.
-    pub(crate) fn forgotten(&self) -> Totals {
-        let leaving = lock(&self.leaving);
-        let mut totals = lock(&self.forgotten).clone();
-        leaving.iter().for_each(|row| totals.add(&row.totals()));
-        totals
     }
 }
 

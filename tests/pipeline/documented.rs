@@ -1,6 +1,7 @@
 //! The metric table in the documentation of the crate, compared with what a recorder sees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use callerid::{Account, ApiKey, Class, identify};
 use http::Request;
@@ -70,6 +71,12 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
         .body(())
         .unwrap();
     table.send(keyed, |_| Answer::status(200));
+    // Twelve minutes of calm, and a caller that runs away.
+    let calm = Duration::from_millis(250);
+    for requests in std::iter::repeat_n(1, 2_880).chain([20; 40]) {
+        (0..requests).for_each(|_| send_class(&mut service, "b", Class::Ok, "/v1"));
+        table.tick_after(calm);
+    }
     let mut recorded = Recorded::new();
     recorded.flush(&table.callers);
     for (metric, caller) in [

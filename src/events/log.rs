@@ -1,0 +1,198 @@
+//! The log of events, bounded, and its listeners.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::subscription::{Queue, Subscription};
+use super::{Body, Event, Kind};
+use crate::clock::Timestamp;
+
+/// Events beyond this many are forgotten, oldest first.
+const KEPT: usize = 1_000;
+
+/// Code of the user's that hears every event.
+pub(crate) type OnEvent = dyn Fn(&Event) + Send + Sync;
+
+/// The log of events.
+pub(crate) struct EventLog {
+    pub(crate) service: Arc<str>,
+    pub(crate) instance: Arc<str>,
+    next: AtomicU64,
+    events: Mutex<VecDeque<Arc<Event>>>,
+    queues: Mutex<Vec<Weak<Queue>>>,
+    callbacks: Vec<Box<OnEvent>>,
+    panicked: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EventLog {
+    /// Numbers begin with the time, so that an instance that comes back under its old name says nothing twice.
+    pub(crate) fn new(
+        service: &str,
+        instance: &str,
+        callbacks: Vec<Box<OnEvent>>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            service: service.into(),
+            instance: instance.into(),
+            next: AtomicU64::new(now.as_secs()),
+            events: Mutex::default(),
+            queues: Mutex::default(),
+            callbacks,
+            panicked: AtomicBool::new(false),
+        }
+    }
+
+    /// An id that no event has yet.
+    pub(crate) fn fresh_id(&self) -> Arc<str> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}/{}/{number}", self.service, self.instance).into()
+    }
+
+    /// Says something: to the log, to whoever listens, and to `tracing`.
+    pub(crate) fn say(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) -> Arc<Event> {
+        let event = Arc::new(Event {
+            id,
+            t,
+            kind,
+            service: Arc::clone(&self.service),
+            instance: Arc::clone(&self.instance),
+            body,
+        });
+        {
+            let mut events = lock(&self.events);
+            if events.len() >= KEPT {
+                events.pop_front();
+            }
+            events.push_back(Arc::clone(&event));
+        }
+        lock(&self.queues).retain(|queue| {
+            queue.upgrade().is_some_and(|queue| {
+                queue.push(Arc::clone(&event));
+                true
+            })
+        });
+        for callback in &self.callbacks {
+            let heard = catch_unwind(AssertUnwindSafe(|| callback(&event)));
+            if heard.is_err() && !self.panicked.swap(true, Ordering::Relaxed) {
+                tracing::error!("callerid: a closure that hears events panicked (said once)");
+            }
+        }
+        trace(&event);
+        event
+    }
+
+    /// What was said, oldest first.
+    pub(crate) fn events(&self) -> Vec<Arc<Event>> {
+        lock(&self.events).iter().cloned().collect()
+    }
+
+    /// Everything that is said from now on.
+    pub(crate) fn subscribe(&self) -> Subscription {
+        let queue = Arc::new(Queue::default());
+        let mut queues = lock(&self.queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(&queue));
+        Subscription::new(queue)
+    }
+}
+
+impl Drop for EventLog {
+    /// Whoever waits for the next event learns that there is none.
+    fn drop(&mut self) {
+        for queue in lock(&self.queues).iter().filter_map(Weak::upgrade) {
+            queue.close();
+        }
+    }
+}
+
+/// A warning where somebody should look, a note else.
+fn trace(event: &Event) {
+    let kind = event.kind.as_str();
+    let Some(finding) = event.finding() else {
+        tracing::info!(target: "callerid::events", kind, id = &*event.id, caller = event.caller(), json = event.to_json(), "callerid: {kind}");
+        return;
+    };
+    let caller = finding.caller.as_deref();
+    let (signal, harm) = (
+        finding.signal.map(super::Signal::as_str),
+        finding.harm.as_str(),
+    );
+    let route = finding.route.as_deref();
+    let class = finding.class.map(crate::outcome::Class::as_str);
+    let (owner, contact) = (finding.owner.as_deref(), finding.contact.as_deref());
+    let deploy = finding.deploy.as_ref().map(|deploy| &*deploy.version);
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "callerid::events",
+                kind, id = &*event.id, caller, owner, contact, signal, route, class, harm, deploy,
+                factor = finding.factor, share_of_rise = finding.share_of_rise, since = finding.since,
+                "callerid: {kind}"
+            )
+        };
+    }
+    match event.kind {
+        Kind::RunawayStarted | Kind::RunawayUpdated | Kind::ServiceDegraded => say!(warn),
+        _ => say!(info),
+    }
+}
+
+impl fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLog")
+            .field("service", &self.service)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Change, Pin};
+
+    fn log(callbacks: Vec<Box<OnEvent>>) -> EventLog {
+        EventLog::new("s", "i", callbacks, Timestamp::from_secs(1_000))
+    }
+
+    fn say(log: &EventLog) -> Arc<Event> {
+        let body = Body::Pin(Pin::new(Change::Other));
+        log.say(log.fresh_id(), 1.0, Kind::Ours, body)
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_ids_differ() {
+        let log = log(Vec::new());
+        for _ in 0..2 * KEPT {
+            say(&log);
+        }
+        let events = log.events();
+        assert_eq!(events.len(), KEPT);
+        assert_eq!(
+            &*events[KEPT - 1].id,
+            format!("s/i/{}", 1_000 + 2 * KEPT - 1)
+        );
+    }
+
+    #[test]
+    fn a_listener_that_panics_keeps_nothing_from_the_others() {
+        let heard = Arc::new(AtomicU64::new(0));
+        let other = Arc::clone(&heard);
+        let log = log(vec![
+            Box::new(|_| std::panic::resume_unwind(Box::new(()))),
+            Box::new(move |_| _ = other.fetch_add(1, Ordering::Relaxed)),
+        ]);
+        say(&log);
+        say(&log);
+        assert_eq!(heard.load(Ordering::Relaxed), 2);
+        assert_eq!(log.events().len(), 2);
+    }
+}

@@ -1,0 +1,73 @@
+//! What upkeep and the snapshot read of the table.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::Registry;
+use super::entry::{Entry, Trust};
+use crate::record::row::{Row, lock};
+use crate::record::totals::Totals;
+use crate::roster::Account;
+
+impl Registry {
+    /// The entry of those who have none.
+    pub(crate) fn others(&self) -> &Arc<Entry> {
+        &self.ours.other
+    }
+
+    pub(crate) fn tracked(&self) -> usize {
+        self.tracked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn impersonations(&self) -> u64 {
+        self.impersonations.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were counted under `__other__`.
+    pub(crate) fn overflow(&self) -> u64 {
+        self.other_row()
+            .with_lanes(|lanes| lanes.iter().map(|lane| lane.ever_started()).sum())
+    }
+
+    /// Whom to call about a caller.
+    pub(crate) fn account(&self, entry: &Entry) -> Option<&Account> {
+        let proven = entry.trust == Trust::Verified;
+        proven.then(|| self.roster.account(entry.name())).flatten()
+    }
+
+    /// Names without an entry that were new, as far as the sketch can tell.
+    pub(crate) fn strangers(&self) -> u64 {
+        self.strangers.load(Ordering::Relaxed)
+    }
+
+    /// Every entry, the four of ours first.
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        let ours = [
+            &self.ours.other,
+            &self.ours.unknown,
+            &self.ours.invalid,
+            &self.ours.exempt,
+        ];
+        ours.into_iter()
+            .chain(lock(&self.entries).iter())
+            .cloned()
+            .collect()
+    }
+
+    /// Every row, of callers in the table and of those that are leaving it.
+    pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows.iter()
+            .chain(lock(&self.leaving).iter())
+            .cloned()
+            .collect()
+    }
+
+    /// Counts of rows whose caller has left, whether or not the last request has.
+    pub(crate) fn forgotten(&self) -> Totals {
+        let leaving = lock(&self.leaving);
+        let mut totals = lock(&self.forgotten).clone();
+        leaving.iter().for_each(|row| totals.add(&row.totals()));
+        totals
+    }
+}

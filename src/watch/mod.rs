@@ -1,0 +1,217 @@
+//! Detection on the live service: the table feeds the detector at every tick, and what it finds is said.
+
+mod feed;
+mod open;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use self::feed::Feed;
+pub(crate) use self::open::Expectation;
+use self::open::Open;
+pub(crate) use self::settings::Settings;
+use crate::clock::Timestamp;
+use crate::detect::{self, Detector, Tick};
+use crate::events::{Body, Change, Event, EventLog, Finding, Kind, Pin};
+use crate::pipeline::Core;
+use crate::record::row::lock;
+use crate::registry::entry::Entry;
+use crate::registry::versions::Sighting;
+
+/// The detector, what it sees, and what it says.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) log: EventLog,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    detector: Detector,
+    feed: Feed,
+    found: Vec<detect::Event>,
+    /// Episodes and conditions that have not ended, by the detector's number.
+    open: BTreeMap<u64, Open>,
+    expected: Vec<Expectation>,
+}
+
+impl Watch {
+    pub(crate) fn new(log: EventLog) -> Self {
+        Self {
+            log,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Looks at what has happened since the last tick, and says what there is to say.
+    pub(crate) fn tick(&self, core: &Core, now: Timestamp) {
+        let mut inner = lock(&self.inner);
+        for sighting in core.registry.sightings.take() {
+            self.deployed_by_itself(&mut inner, core, &sighting);
+        }
+        let inner = &mut *inner;
+        let load = inner.feed.look(core, now);
+        let tick = Tick {
+            now,
+            load,
+            callers: &inner.feed.observed(),
+        };
+        inner.detector.tick(&tick, &mut inner.found);
+        for found in std::mem::take(&mut inner.found) {
+            inner.publish(&self.log, core, found, now);
+        }
+        inner.look_at_paths(&self.log, core, now);
+    }
+
+    /// Says that a caller has changed something, or that we have. Deploys are evidence.
+    pub(crate) fn pin(&self, pin: Pin, now: Timestamp) -> Arc<Event> {
+        let t = pin.at.unwrap_or(now.as_secs_f64());
+        if let (Some(caller), Change::Deploy, Some(version)) = (&pin.caller, pin.pin, &pin.version)
+        {
+            let at = Timestamp::from_nanos((t.max(0.0) * 1e9) as u64);
+            lock(&self.inner).detector.deployed(caller, version, at);
+        }
+        self.say_pin(Kind::Pin, t, pin)
+    }
+
+    /// Says that the service has started.
+    pub(crate) fn started(&self, version: Option<&str>, now: Timestamp) {
+        let mut pin = Pin::new(Change::Deploy).text("started");
+        pin.version = version.map(Arc::from);
+        self.ours(pin, now);
+    }
+
+    /// Says that something of ours has changed.
+    pub(crate) fn ours(&self, pin: Pin, now: Timestamp) {
+        self.say_pin(Kind::Ours, now.as_secs_f64(), pin);
+    }
+
+    fn say_pin(&self, kind: Kind, t: f64, pin: Pin) -> Arc<Event> {
+        self.log.say(self.log.fresh_id(), t, kind, Body::Pin(pin))
+    }
+
+    /// Says that a limit was changed.
+    pub(crate) fn policy(&self, caller: Option<&str>, change: &str, author: &str, now: Timestamp) {
+        let body = Body::Policy {
+            caller: caller.map(Arc::from),
+            change: change.into(),
+            author: author.into(),
+        };
+        let id = self.log.fresh_id();
+        self.log.say(id, now.as_secs_f64(), Kind::Policy, body);
+    }
+
+    fn deployed_by_itself(&self, inner: &mut Inner, core: &Core, sighting: &Sighting) {
+        let Sighting { entry, version, at } = sighting;
+        inner.detector.deployed(entry.name(), version, *at);
+        let name = shown(core, entry);
+        let pin = Pin::new(Change::Deploy).caller(&name).version(version);
+        self.say_pin(
+            Kind::Pin,
+            at.as_secs_f64(),
+            pin.text("first seen in requests"),
+        );
+    }
+
+    /// The last word on every open episode, the oldest first.
+    pub(crate) fn open(&self) -> Vec<Arc<Event>> {
+        let inner = lock(&self.inner);
+        let mut open: Vec<_> = inner
+            .open
+            .values()
+            .map(|open| Arc::clone(&open.said))
+            .collect();
+        open.sort_by(|a, b| a.t.total_cmp(&b.t));
+        open
+    }
+
+    /// Announces load: what it explains is said, and wakes nobody.
+    pub(crate) fn expect(&self, expectation: Expectation) {
+        lock(&self.inner).expect(expectation);
+    }
+
+    /// Takes a runaway in hand. Says whether there is one of this id.
+    pub(crate) fn acknowledge(&self, id: &str, author: &str, now: Timestamp) -> bool {
+        lock(&self.inner).acknowledge(&self.log, id, author, now)
+    }
+}
+
+/// The name of a caller as events show it: that of the metrics, so that an address stays what it is.
+fn shown(core: &Core, entry: &Entry) -> String {
+    let label = core.registry.label(entry);
+    label.unwrap_or_else(|| crate::caller::OTHER.to_owned())
+}
+
+impl Inner {
+    /// Says what the detector has found.
+    fn publish(&mut self, log: &EventLog, core: &Core, found: detect::Event, now: Timestamp) {
+        let entry = found
+            .caller
+            .as_deref()
+            .and_then(|name| self.feed.entry(name, found.provenance));
+        let finding = self.finding(core, &found, entry.as_ref(), now);
+        match found.kind {
+            Kind::RunawayStarted | Kind::ServiceDegraded | Kind::Crowd => {
+                if let Some(entry) = &entry {
+                    core.registry.promote(entry, now);
+                }
+                let id = log.fresh_id();
+                let open = Open::begin(log, id, found.kind, finding, entry, found.t);
+                open.watch_paths(core);
+                open.count(core, true);
+                self.open.insert(found.id, open);
+            }
+            Kind::RunawayUpdated => {
+                if let Some(open) = self.open.get_mut(&found.id) {
+                    open.say(log, found.kind, finding, found.t);
+                }
+            }
+            _ => {
+                if let Some(mut open) = self.open.remove(&found.id) {
+                    open.say(log, found.kind, finding, found.t);
+                    open.forget_paths(core);
+                    open.count(core, false);
+                }
+            }
+        }
+    }
+
+    fn finding(
+        &self,
+        core: &Core,
+        found: &detect::Event,
+        entry: Option<&Arc<Entry>>,
+        now: Timestamp,
+    ) -> Finding {
+        let account = entry.and_then(|entry| core.registry.account(entry));
+        let text = |text: Option<&String>| text.map(|text| text.as_str().into());
+        let caller = match entry {
+            Some(entry) => Some(shown(core, entry).into()),
+            None => found.caller.clone(),
+        };
+        let known = self
+            .open
+            .get(&found.id)
+            .and_then(|open| open.said.finding());
+        Finding {
+            owner: text(account.and_then(|account| account.owner.as_ref())),
+            contact: text(account.and_then(|account| account.contact.as_ref())),
+            route: found.route.and_then(|route| self.feed.route(route)),
+            pattern: known.and_then(|known| known.pattern),
+            expected: self.is_expected(entry, found, now),
+            acknowledged_by: known.and_then(|known| known.acknowledged_by.clone()),
+            caller,
+            provenance: found.provenance,
+            signal: found.signal,
+            class: found.class,
+            factor: found.factor,
+            baseline: found.baseline,
+            observed: found.observed,
+            share_of_rise: found.share_of_rise,
+            harm: found.harm,
+            deploy: found.deploy.clone(),
+            since: found.since,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What has begun and not ended: episodes, what was announced, and who has taken what in hand.
+
+use std::sync::Arc;
+
+use super::Inner;
+use crate::clock::Timestamp;
+use crate::detect;
+use crate::events::{Body, Event, EventLog, Finding, Kind, Signal};
+use crate::pipeline::Core;
+use crate::registry::entry::Entry;
+
+/// Announcements beyond this many are forgotten, oldest first.
+const MOST_EXPECTED: usize = 1_024;
+
+/// An episode, or a state of the service, that has not ended.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// The last that was said of it.
+    pub(super) said: Arc<Event>,
+    /// Who it is.
+    pub(super) entry: Option<Arc<Entry>>,
+}
+
+/// Load that was announced.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Expectation {
+    pub(crate) caller: String,
+    /// Up to so many times the baseline.
+    pub(crate) factor: f64,
+    pub(crate) until: Timestamp,
+}
+
+impl Open {
+    pub(super) fn begin(
+        log: &EventLog,
+        id: Arc<str>,
+        kind: Kind,
+        finding: Finding,
+        entry: Option<Arc<Entry>>,
+        t: f64,
+    ) -> Self {
+        Self {
+            said: log.say(id, t, kind, Body::Finding(Box::new(finding))),
+            entry,
+        }
+    }
+
+    pub(super) fn say(&mut self, log: &EventLog, kind: Kind, finding: Finding, t: f64) {
+        let id = Arc::clone(&self.said.id);
+        self.said = log.say(id, t, kind, Body::Finding(Box::new(finding)));
+    }
+
+    /// Counts a runaway that begins, or notes that it has ended.
+    pub(super) fn count(&self, core: &Core, begins: bool) {
+        let Some(signal) = self.said.finding().and_then(|finding| finding.signal) else {
+            return;
+        };
+        let others = core.registry.others();
+        let row = match (self.row(), signal) {
+            (_, Signal::Names) => others.row(),
+            (row, _) => row,
+        };
+        if let Some(row) = row {
+            row.runaways.note(signal, begins);
+        }
+    }
+
+    fn row(&self) -> Option<&Arc<crate::record::row::Row>> {
+        self.entry.as_ref()?.row()
+    }
+
+    pub(super) fn watch_paths(&self, core: &Core) {
+        if let Some(row) = self.row() {
+            core.paths.watch(row);
+        }
+    }
+
+    pub(super) fn forget_paths(&self, core: &Core) {
+        if let Some(row) = self.row() {
+            core.paths.forget(row);
+        }
+    }
+}
+
+impl Inner {
+    /// Says what the paths of runaways look like, once they look like something.
+    pub(super) fn look_at_paths(&mut self, log: &EventLog, core: &Core, now: Timestamp) {
+        if !core.paths.are_watched() {
+            return;
+        }
+        for open in self.open.values_mut() {
+            let Some(finding) = open
+                .said
+                .finding()
+                .filter(|finding| finding.pattern.is_none())
+            else {
+                continue;
+            };
+            let Some(pattern) = open.row().and_then(|row| core.paths.pattern(row)) else {
+                continue;
+            };
+            let finding = Finding {
+                pattern: Some(pattern),
+                ..finding.clone()
+            };
+            open.say(log, Kind::RunawayUpdated, finding, now.as_secs_f64());
+        }
+    }
+
+    pub(super) fn expect(&mut self, expectation: Expectation) {
+        self.expected
+            .retain(|known| known.caller != expectation.caller);
+        if self.expected.len() >= MOST_EXPECTED {
+            self.expected.remove(0);
+        }
+        self.expected.push(expectation);
+    }
+
+    /// Whether load was announced that explains a finding: more requests, or more of them at once.
+    pub(super) fn is_expected(
+        &self,
+        entry: Option<&Arc<Entry>>,
+        found: &detect::Event,
+        now: Timestamp,
+    ) -> bool {
+        let Some(entry) = entry else {
+            return false;
+        };
+        let load = matches!(found.signal, Some(Signal::Rate | Signal::InFlight));
+        let fits = |expected: &Expectation| {
+            expected.caller == entry.name()
+                && now < expected.until
+                && found.factor.is_none_or(|factor| factor <= expected.factor)
+        };
+        load && self.expected.iter().any(fits)
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        log: &EventLog,
+        id: &str,
+        author: &str,
+        now: Timestamp,
+    ) -> bool {
+        let mut of_id = self.open.values_mut().filter(|open| *open.said.id == *id);
+        let Some(open) = of_id.next() else {
+            return false;
+        };
+        let Some(finding) = open.said.finding() else {
+            return false;
+        };
+        let finding = Finding {
+            acknowledged_by: Some(author.into()),
+            ..finding.clone()
+        };
+        open.say(log, Kind::RunawayUpdated, finding, now.as_secs_f64());
+        true
+    }
+}

@@ -1,0 +1,17 @@
+//! Detection on the live service: requests go through the layer, on a clock that only the test moves.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod outages;
+mod said;
+mod world;

@@ -1,0 +1,186 @@
+//! The outages that this crate was made for, through the layer.
+
+use std::time::Duration;
+
+use callerid::events::{Harm, Kind, Pattern, Signal};
+use callerid::{Class, Provenance};
+
+use crate::support::START;
+use crate::world::{Load, World};
+
+const WARM: Duration = Duration::from_secs(900);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn a_buggy_feature_is_named_with_route_class_deploy_and_owner_and_its_end_is_said() {
+    let mut world = World::new(|builder| builder);
+    world.run(WARM);
+    assert_eq!(world.said(Kind::RunawayStarted), []);
+    let calm = world.loads.clone();
+    world.load("checkout").agent = "checkout/v42 (test)".into();
+    let feature = Load {
+        route: "/v1/orders",
+        status: 422,
+        agent: "checkout/v42 (test)".into(),
+        ..Load::new("checkout", 120.0)
+    };
+    world.loads.push(feature);
+    let onset = world.seconds();
+    world.run(seconds(20));
+    let event = world.first(Kind::RunawayStarted);
+    let found = event.finding().unwrap();
+    let delay = event.t - START.as_secs_f64() - onset;
+    assert!((0.0..5.0).contains(&delay), "{delay}");
+    assert_eq!(found.caller.as_deref(), Some("checkout"));
+    assert_eq!(found.provenance, Some(Provenance::Verified));
+    assert_eq!(
+        (found.owner.as_deref(), found.contact.as_deref()),
+        (Some("Payments"), Some("#payments-oncall"))
+    );
+    assert_eq!(found.route.as_deref(), Some("GET /v1/orders"));
+    assert_eq!(found.class, Some(Class::Validation));
+    assert_eq!(
+        found.deploy.as_ref().map(|deploy| &*deploy.version),
+        Some("v42")
+    );
+    assert!((event.id.starts_with("prices/7f3a/")), "{}", event.id);
+    let pins = world.said(Kind::Pin);
+    let versions: Vec<_> = pins
+        .iter()
+        .map(|pin| pin.pin().unwrap().version.clone().unwrap())
+        .collect();
+    assert_eq!(
+        versions,
+        ["v42".into()],
+        "the first version is no deploy, and one deploy is one pin"
+    );
+    world.loads = calm;
+    world.run(seconds(60));
+    let ended = world.said(Kind::RunawayEnded);
+    assert!(ended.iter().any(|end| end.id == event.id), "{ended:?}");
+    assert_eq!(world.table.callers.open_episodes(), []);
+    let blamed = world.table.callers.events();
+    let others = blamed.iter().filter(|event| {
+        event
+            .finding()
+            .is_some_and(|f| f.caller.as_deref() != Some("checkout"))
+    });
+    assert_eq!(others.count(), 0);
+}
+
+#[test]
+fn a_lost_cache_is_a_runaway_that_repeats_and_a_crawl_one_that_scans() {
+    for (keys, pattern) in [(20, Pattern::Repeat), (10_000_000, Pattern::Scan)] {
+        let mut world = World::new(|builder| builder);
+        world.run(WARM);
+        let rise = Load {
+            keys,
+            ..Load::new("search", 60.0)
+        };
+        world.loads.push(rise);
+        world.run(seconds(15));
+        let updates = world.said(Kind::RunawayUpdated);
+        let last = updates.last().unwrap().finding().unwrap();
+        assert_eq!(last.caller.as_deref(), Some("search"));
+        assert_eq!(last.pattern, Some(pattern));
+        assert_eq!(last.route.as_deref(), Some("GET /v1/prices/{sku}"));
+    }
+}
+
+#[test]
+fn few_requests_that_hang_are_found_while_they_hang() {
+    let mut world = World::new(|builder| builder);
+    world.run(WARM);
+    let hang = Load {
+        route: "/v1/slow",
+        latency: seconds(120),
+        ..Load::new("reports", 2.0)
+    };
+    world.load("reports").rate = 0.5;
+    world.loads.push(hang);
+    let onset = world.seconds();
+    world.run(seconds(40));
+    let event = world.first(Kind::RunawayStarted);
+    let found = event.finding().unwrap();
+    assert_eq!(found.caller.as_deref(), Some("reports"));
+    assert_eq!(found.signal, Some(Signal::InFlight));
+    let delay = event.t - START.as_secs_f64() - onset;
+    assert!(delay < 20.0, "{delay}: long before the first of them ends");
+}
+
+#[test]
+fn a_failing_service_is_nobodys_fault() {
+    let mut world = World::new(|builder| builder);
+    world.run(WARM);
+    world.loads.iter_mut().for_each(|load| load.status = 503);
+    world.run(seconds(30));
+    let event = world.first(Kind::ServiceDegraded);
+    assert_eq!(event.caller(), None);
+    assert_eq!(world.said(Kind::RunawayStarted), []);
+    world.loads.iter_mut().for_each(|load| load.status = 200);
+    world.run(seconds(90));
+    let recovered = world.first(Kind::ServiceRecovered);
+    assert_eq!(recovered.id, event.id);
+}
+
+#[test]
+fn announced_load_is_said_and_wakes_nobody() {
+    let mut world = World::new(|builder| builder.ceiling(callerid::Ceiling::new(8)));
+    world.run(WARM);
+    world.table.callers.expect("checkout", 30.0, seconds(600));
+    let test = Load {
+        latency: Duration::from_millis(100),
+        ..Load::new("checkout", 100.0)
+    };
+    world.loads.push(test);
+    world.run(seconds(20));
+    let event = world.first(Kind::RunawayStarted);
+    let found = event.finding().unwrap();
+    assert!(found.expected && !found.pages());
+    // Ten times what was announced is no longer that.
+    world.loads.push(Load::new("checkout", 500.0));
+    world.run(seconds(40));
+    let updates = world.said(Kind::RunawayUpdated);
+    let pages = updates.iter().map(|event| event.finding().unwrap());
+    assert!(
+        pages
+            .clone()
+            .any(|found| found.harm != Harm::None && found.pages()),
+        "{updates:?}"
+    );
+    assert!(world.table.callers.on_behalf_of("anna").ack(&event.id));
+    assert!(!world.table.callers.ack("prices/7f3a/0"));
+    let open = world.table.callers.open_episodes();
+    let acked = open
+        .iter()
+        .find(|open| open.id == event.id)
+        .unwrap()
+        .finding()
+        .unwrap();
+    assert_eq!(acked.acknowledged_by.as_deref(), Some("anna"));
+    assert!(!acked.pages());
+}
+
+#[test]
+fn who_runs_away_from_behind_the_full_table_is_found_by_name_and_gets_a_row() {
+    let mut world = World::new(|builder| builder.max_exported(50));
+    // Fourteen rows are free: the ten who are here, and four of these.
+    for n in 0..60 {
+        world.loads.push(Load::new(&format!("claimed-{n}"), 0.3));
+    }
+    world.run(WARM);
+    let hidden = world.table.callers.snapshot();
+    let hidden = hidden
+        .callers
+        .iter()
+        .find(|c| !c.exported && c.name.starts_with("claimed-"));
+    let name = hidden.unwrap().name.clone();
+    world.loads.push(Load::new(&name, 80.0));
+    world.run(seconds(10));
+    let event = world.first(Kind::RunawayStarted);
+    assert_eq!(event.caller(), Some(&*name));
+    assert!(world.table.caller(&name).exported);
+}

@@ -1,0 +1,84 @@
+//! What is said beside runaways, and what the recorder learns of them.
+
+use std::time::Duration;
+
+use callerid::events::{Body, Change, Kind, Pin};
+
+use crate::support::{Recorded, Table};
+use crate::world::{Load, World};
+
+#[test]
+fn runaways_are_metrics_that_are_born_at_zero_and_fall_back_to_it() {
+    let mut recorded = Recorded::new();
+    let mut world = World::new(|builder| builder);
+    let labels = [("caller", "search"), ("signal", "rate")];
+    recorded.installed(|| world.run(Duration::from_secs(900)));
+    recorded.flush(&world.table.callers);
+    assert_eq!(
+        recorded.counter("callerid_runaways_total", &labels),
+        Some(0)
+    );
+    assert_eq!(recorded.gauge("callerid_runaway", &labels), None);
+    world.loads.push(Load::new("search", 80.0));
+    recorded.installed(|| world.run(Duration::from_secs(10)));
+    recorded.flush(&world.table.callers);
+    assert_eq!(
+        recorded.counter("callerid_runaways_total", &labels),
+        Some(1)
+    );
+    assert_eq!(recorded.gauge("callerid_runaway", &labels), Some(1.0));
+    world.loads.pop();
+    recorded.installed(|| world.run(Duration::from_secs(90)));
+    recorded.flush(&world.table.callers);
+    assert_eq!(
+        recorded.counter("callerid_runaways_total", &labels),
+        Some(1)
+    );
+    assert_eq!(recorded.gauge("callerid_runaway", &labels), Some(0.0));
+}
+
+#[test]
+fn our_own_start_and_every_change_of_a_limit_are_events_with_an_author() {
+    let table = Table::with(|builder| {
+        builder
+            .identify(callerid::identify::header("x-client-id"))
+            .version("2.1")
+    });
+    let callers = table.callers.on_behalf_of("anna");
+    callers
+        .clamp("checkout", "50/s", Duration::from_secs(60))
+        .unwrap();
+    assert!(callers.lift_clamp("checkout"));
+    callers.set_mode(callerid::Mode::Shadow);
+    callers.expect("checkout", 20.0, Duration::from_secs(60));
+    callers.pin(Pin::new(Change::Cache).text("flushed"));
+    callers.deployed("checkout", "v42");
+    let events = callers.events();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    use Kind::{Ours, Policy};
+    assert_eq!(
+        kinds,
+        [Ours, Policy, Policy, Policy, Policy, Kind::Pin, Kind::Pin]
+    );
+    assert_eq!(events[0].pin().unwrap().version.as_deref(), Some("2.1"));
+    let Body::Policy {
+        caller,
+        change,
+        author,
+    } = &events[1].body
+    else {
+        panic!("{:?}", events[1]);
+    };
+    assert_eq!(
+        (caller.as_deref(), &**change, &**author),
+        (
+            Some("checkout"),
+            "clamped to 50/s, burst 50 for 60 s",
+            "anna"
+        )
+    );
+    assert_eq!(events[5].caller(), None);
+    assert_eq!(events[6].caller(), Some("checkout"));
+    let ids: std::collections::HashSet<_> = events.iter().map(|event| &event.id).collect();
+    assert_eq!(ids.len(), events.len());
+}
