@@ -36,9 +36,20 @@ impl Callers {
         }
     }
 
-    #[cfg(feature = "config")]
+    #[cfg(any(feature = "config", feature = "dashboard"))]
     pub(crate) fn upkeep(&self) -> &Upkeep {
         &self.upkeep
+    }
+
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn now(&self) -> Timestamp {
+        self.upkeep.core.ticker.now()
+    }
+
+    /// The address of a request's peer, if the listener left it.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn peer(&self, extensions: &http::Extensions) -> Option<std::net::IpAddr> {
+        self.upkeep.core.peer(extensions)
     }
 
     /// A layer that attributes requests to callers of this table. Layers may be made as often as needed: they

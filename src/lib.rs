@@ -110,9 +110,10 @@
 //! * `axum`: [`Caller`] and [`RequireCaller`] as extractors, routes from `MatchedPath`, addresses from
 //!   `ConnectInfo`.
 //! * `config`: policies and the roster in `callerid.toml` ([`Builder::config`], [`Callers::reload`]).
+//! * `dashboard`: the page, as a tower service that you mount ([`Callers::dashboard`]).
 //! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
 //! * `test-util`: [`clock::ManualClock`], time that a test sets.
-//! * `full`: `axum`, `config` and `serde`.
+//! * `full`: `axum`, `config`, `dashboard` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admit;
@@ -123,6 +124,9 @@ mod classify;
 pub mod clock;
 #[cfg(feature = "config")]
 mod config;
+#[cfg(feature = "dashboard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+pub mod dashboard;
 // Runs over logs (`examples/replay.rs`); the live service does not feed it yet.
 #[doc(hidden)]
 pub mod detect;

@@ -295,29 +295,12 @@ impl Snapshot {
                 .total_cmp(&a.weight)
                 .then_with(|| a.name.cmp(&b.name))
         });
-        let faces = registry.faces.read();
-        let texts = |counts: &Bounded<Box<str>>| {
-            counts
-                .most()
-                .into_iter()
-                .map(|(text, count)| (text.to_string(), count))
-                .collect()
-        };
         Self {
             at: now.as_secs_f64(),
             mode: admission.mode(),
             ceiling: CeilingSnapshot::take(admission),
             callers,
-            unknown: UnknownSnapshot {
-                peers: faces
-                    .peers
-                    .most()
-                    .into_iter()
-                    .map(|(peer, count)| (*peer, count))
-                    .collect(),
-                agents: texts(&faces.agents),
-                claimed: texts(&faces.claimed),
-            },
+            unknown: UnknownSnapshot::take(registry),
             tracked: registry.tracked(),
             overflow: registry.overflow(),
             impersonations: registry.impersonations(),
@@ -335,8 +318,25 @@ impl Snapshot {
     }
 }
 
+impl UnknownSnapshot {
+    pub(crate) fn take(registry: &Registry) -> Self {
+        let faces = registry.faces.read();
+        let texts = |counts: &Bounded<Box<str>>| {
+            let most = counts.most().into_iter();
+            most.map(|(text, count)| (text.to_string(), count))
+                .collect()
+        };
+        let peers = faces.peers.most().into_iter();
+        Self {
+            peers: peers.map(|(peer, count)| (*peer, count)).collect(),
+            agents: texts(&faces.agents),
+            claimed: texts(&faces.claimed),
+        }
+    }
+}
+
 impl CallerSnapshot {
-    fn take(entry: &Entry, registry: &Registry) -> Self {
+    pub(crate) fn take(entry: &Entry, registry: &Registry) -> Self {
         let (totals, in_other) = entry.totals_and_in_other();
         let (rates, weight) = {
             let pace = entry.pace();

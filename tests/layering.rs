@@ -35,7 +35,7 @@ const LAYERS: [(&[&str], bool); 6] = [
         true,
     ),
     // Leaves.
-    (&["extract", "docs"], false),
+    (&["extract", "dashboard", "docs"], false),
 ];
 
 /// Words that the words' own layer keeps from each other: a name needs no clock.
@@ -192,7 +192,8 @@ fn only_the_middleware_knows_tower_and_only_the_record_and_the_upkeep_the_facade
         for (number, line) in source.code() {
             let place = format!("{}:{number}: {line}", source.path.display());
             if line.contains("tower::") {
-                assert_eq!(source.module, "middleware", "{place}");
+                let service = source.path == Path::new("dashboard/service.rs");
+                assert!(source.module == "middleware" || service, "{place}");
             }
             if line.contains("metrics::") {
                 let knows = ["record", "upkeep", "gauges"];

@@ -4,13 +4,11 @@
 //! cargo run --release --example demo
 //! ```
 //!
-//! Then look at `http://127.0.0.1:3000/callerid/top.txt` and `http://127.0.0.1:3000/metrics`.
+//! Then look at `http://127.0.0.1:3000/callerid/`, and `http://127.0.0.1:3000/metrics`.
 
 mod api;
 mod args;
 mod glance;
-mod operator;
-mod table;
 mod traffic;
 
 use std::io::Write;
@@ -18,7 +16,12 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, MatchedPath};
+use axum::Router;
+use axum::extract::{ConnectInfo, MatchedPath, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use callerid::dashboard::Access;
 use callerid::{Callers, LATENCY_BUCKETS, identify};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -78,8 +81,7 @@ async fn run(args: Args) -> Result<(), Error> {
 
     // The operator's routes are outside of the layer: never counted, never refused. The API is merged into them,
     // not they into it: the fallback, which counts paths that are no route, is that of the router merged last.
-    let app = operator::routes(callers.clone(), metrics.clone())
-        .merge(api::routes().layer(callers.layer()));
+    let app = operators(&callers, metrics.clone()).merge(api::routes().layer(callers.layer()));
     let (stop, mut stopped) = watch::channel(());
     let server = axum::serve(
         listener,
@@ -105,6 +107,24 @@ async fn run(args: Args) -> Result<(), Error> {
         Err(_) => tracing::info!("requests were still under way; they end here"),
     }
     Ok(())
+}
+
+/// What operators look at. Whoever is on this machine may use the brake too.
+fn operators(callers: &Callers, metrics: PrometheusHandle) -> Router {
+    let page = callers.dashboard().access(Access::local_operator());
+    Router::new()
+        .route("/metrics", get(scrape))
+        .with_state((callers.clone(), metrics))
+        .nest_service("/callerid", page)
+}
+
+async fn scrape(State((callers, metrics)): State<(Callers, PrometheusHandle)>) -> Response {
+    callers.flush();
+    let format = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (format, metrics.render()).into_response()
 }
 
 /// The recorder, with buckets instead of the summaries that it would make of histograms.

@@ -346,6 +346,12 @@ impl Core {
             .ok()
     }
 
+    /// The address of a request's peer, if the listener left it.
+    pub(crate) fn peer(&self, extensions: &http::Extensions) -> Option<IpAddr> {
+        let peer = self.peer.as_ref()?;
+        self.hook(|| peer(extensions)).flatten()
+    }
+
     /// What a request without identity looks like: its peer, its agent, and the name that a weaker source would
     /// have given it.
     #[cold]
@@ -354,10 +360,7 @@ impl Core {
             .headers()
             .get(header::USER_AGENT)
             .and_then(|agent| agent.to_str().ok());
-        let peer = self
-            .peer
-            .as_ref()
-            .and_then(|peer| self.hook(|| peer(head.extensions())).flatten());
+        let peer = self.peer(head.extensions());
         let claimed = self
             .sources
             .iter()

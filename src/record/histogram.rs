@@ -164,6 +164,13 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
+    /// The upper bound of each bucket in seconds, if it has one, and what is in it.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<f64>, u64)> + '_ {
+        let bounds = BOUNDS_US.iter().map(|bound| Some(*bound as f64 / 1e6));
+        bounds.chain([None]).zip(self.buckets.iter().copied())
+    }
+
     /// What has come since `earlier`, a reading of the same cells.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut delta = self.clone();

@@ -3,6 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+#[cfg(feature = "dashboard")]
+use dashmap::DashMap;
+
 use super::Registry;
 use super::entry::{Entry, Trust};
 use crate::record::row::{Row, lock};
@@ -52,6 +55,17 @@ impl Registry {
             .chain(lock(&self.entries).iter())
             .cloned()
             .collect()
+    }
+
+    /// The entry of a caller by its name; the proven one, if a claimed one has the same.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<Entry>> {
+        if name.starts_with("__") {
+            let ours = self.ours.named(name);
+            return (ours.name() == name).then(|| Arc::clone(ours));
+        }
+        let found = |map: &DashMap<_, Arc<Entry>>| map.get(name).map(|entry| Arc::clone(&entry));
+        found(&self.verified).or_else(|| found(&self.weaker))
     }
 
     /// Every row, of callers in the table and of those that are leaving it.

@@ -1,8 +1,9 @@
-//! Every caller on a line, as `show table` of HAProxy has it.
+//! Every caller on a line of text.
 
 use std::fmt::Write;
 
-use callerid::{Class, Snapshot, snapshot::CallerSnapshot};
+use crate::outcome::Class;
+use crate::snapshot::{CallerSnapshot, Snapshot};
 
 /// Columns, and whether they are numbers.
 const COLUMNS: [(&str, bool); 12] = [
@@ -22,7 +23,7 @@ const COLUMNS: [(&str, bool); 12] = [
 
 /// The table, heaviest caller first. Cells are at least two spaces apart and have at most single ones inside;
 /// lines that are not a caller's begin with `#`.
-pub(crate) fn render(snapshot: &Snapshot) -> String {
+pub(super) fn render(snapshot: &Snapshot) -> String {
     let mut rows = vec![COLUMNS.map(|(name, _)| name.to_owned())];
     rows.extend(snapshot.callers.iter().map(cells));
     if let Some(first) = rows.first_mut().and_then(|header| header.first_mut()) {
@@ -70,7 +71,7 @@ fn cells(caller: &CallerSnapshot) -> [String; 12] {
 }
 
 /// A caller's name, which its client may have chosen: visible ASCII, but it must not begin a line like a comment.
-pub(crate) fn name(caller: &CallerSnapshot) -> String {
+fn name(caller: &CallerSnapshot) -> String {
     let name = clean(&caller.name);
     if name.starts_with('#') {
         format!("\\{name}")
@@ -123,7 +124,7 @@ fn unknown(snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, String)> 
 }
 
 /// Rows of cells as lines of columns.
-pub(crate) fn aligned<const N: usize>(rows: &[[String; N]], numbers: &[bool; N]) -> String {
+fn aligned<const N: usize>(rows: &[[String; N]], numbers: &[bool; N]) -> String {
     let width = |column: usize| {
         let lengths = rows.iter().map(|row| row[column].chars().count());
         lengths.max().unwrap_or_default()
@@ -153,7 +154,7 @@ fn clean(text: &str) -> String {
     if text.is_empty() { nothing() } else { text }
 }
 
-pub(crate) fn duration(seconds: f64) -> String {
+fn duration(seconds: f64) -> String {
     if seconds < 0.000_999_5 {
         format!("{:.0}us", seconds * 1e6)
     } else if seconds < 0.999_5 {

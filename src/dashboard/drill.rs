@@ -1,0 +1,55 @@
+//! All that is known of one caller.
+
+use serde::Serialize;
+
+use crate::caller::UNKNOWN;
+use crate::callers::Callers;
+use crate::outcome::Class;
+use crate::snapshot::{CallerSnapshot, UnknownSnapshot};
+
+type Buckets = Vec<(Option<f64>, u64)>;
+
+#[derive(Serialize)]
+struct Drill<'a> {
+    v: u8,
+    at: f64,
+    #[serde(flatten)]
+    caller: &'a CallerSnapshot,
+    /// By class: upper bounds in seconds (none for the last), and how many were within, since the beginning.
+    histograms: Vec<(Class, Buckets)>,
+    runbook: Option<&'a str>,
+    tier: Option<&'a str>,
+    /// What requests without identity look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<UnknownSnapshot>,
+}
+
+/// As JSON; `None` where nobody has that name.
+pub(super) fn of(callers: &Callers, name: &str) -> Option<String> {
+    let now = callers.now();
+    callers.upkeep().roll(now);
+    let registry = &callers.upkeep().core.registry;
+    let entry = registry.named(name)?;
+    let caller = CallerSnapshot::take(&entry, registry);
+    let account = caller
+        .on_roster
+        .then(|| registry.roster().account(name))
+        .flatten();
+    let histograms = entry.row().map(|row| {
+        let of = |class| {
+            let latency = row.latency(class);
+            (latency.count() > 0).then(|| (class, latency.buckets().collect()))
+        };
+        Class::ALL.into_iter().filter_map(of).collect()
+    });
+    let drill = Drill {
+        v: 1,
+        at: now.as_secs_f64(),
+        caller: &caller,
+        histograms: histograms.unwrap_or_default(),
+        runbook: account.and_then(|account| account.runbook.as_deref()),
+        tier: account.and_then(|account| account.tier.as_deref()),
+        unknown: (name == UNKNOWN).then(|| UnknownSnapshot::take(registry)),
+    };
+    serde_json::to_string(&drill).ok()
+}

@@ -1,0 +1,148 @@
+//! A caller as a line of the table.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::caller::{EXEMPT, Provenance};
+use crate::clock::Timestamp;
+use crate::outcome::{Class, Reason};
+use crate::record::histogram::Histogram;
+use crate::record::window::Step;
+use crate::registry::Registry;
+use crate::registry::entry::{Entry, Trust};
+
+/// Seconds that count as now.
+const RECENT: usize = 60;
+/// Steps of ten seconds before which there is no normal.
+const LEAST_PAST: usize = 6;
+
+/// One caller, now.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Line {
+    pub(super) caller: String,
+    pub(super) provenance: Provenance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) contact: Option<String>,
+    /// Requests per second that came, over ten seconds.
+    pub(super) rate: f64,
+    /// Its median of the last hour, the last minute left out.
+    pub(super) baseline: Option<f64>,
+    /// The share of each error class in what ended within the last minute.
+    pub(super) errors: BTreeMap<&'static str, f64>,
+    /// Seconds; of the requests since it was looked at first, a minute ago or more.
+    pub(super) p50: Option<f64>,
+    pub(super) p99: Option<f64>,
+    pub(super) in_flight: u64,
+    /// Requests refused within the last minute,
+    pub(super) refused: u64,
+    /// since the beginning,
+    pub(super) refused_total: u64,
+    /// and those that would have been, were no limit in shadow.
+    pub(super) would_refuse_total: u64,
+    pub(super) started_total: u64,
+    /// Fading to a half in five minutes; the order of the table.
+    #[serde(skip)]
+    pub(super) weight: f64,
+    #[serde(skip)]
+    pub(super) latency: Option<Histogram>,
+}
+
+impl Line {
+    /// `None` where there is nothing to see.
+    pub(super) fn of(entry: &Entry, registry: &Registry, now: Timestamp) -> Option<Self> {
+        let (totals, _) = entry.totals_and_in_other();
+        let ours = entry.trust == Trust::Ours;
+        if entry.name() == EXEMPT || (totals.started == 0 && (ours || !entry.on_roster)) {
+            return None;
+        }
+        let account = (entry.trust == Trust::Verified)
+            .then(|| registry.roster().account(entry.name()))
+            .flatten();
+        let (rates, weight) = {
+            let pace = entry.pace();
+            (pace.rates(), pace.weight(totals.started))
+        };
+        let mut line = Self {
+            caller: entry.name().to_owned(),
+            provenance: entry.provenance(),
+            owner: account.and_then(|account| account.owner.clone()),
+            contact: account.and_then(|account| account.contact.clone()),
+            rate: round(rates[0], 100.0),
+            baseline: None,
+            errors: BTreeMap::new(),
+            p50: None,
+            p99: None,
+            in_flight: totals.in_flight(),
+            refused: 0,
+            refused_total: sum(&totals.refused),
+            would_refuse_total: sum(&totals.would_refuse),
+            started_total: totals.started,
+            weight,
+            latency: None,
+        };
+        if let Some(row) = entry.row() {
+            let series = row.series();
+            line.look_back(series.fine(), series.coarse(), now.as_secs());
+            drop(series);
+            let mut latency = Histogram::default();
+            Class::ALL
+                .into_iter()
+                .for_each(|class| latency.merge(&row.latency(class)));
+            line.latency = Some(latency);
+        }
+        Some(line)
+    }
+
+    fn look_back<'s>(
+        &mut self,
+        fine: impl Iterator<Item = &'s Step>,
+        coarse: impl Iterator<Item = &'s Step>,
+        now: u64,
+    ) {
+        let recent = now.saturating_sub(RECENT as u64);
+        let mut ended = [0_u64; Class::COUNT];
+        for step in fine.filter(|step| step.at >= recent) {
+            self.refused += u64::from(step.refused);
+            for (sum, count) in ended.iter_mut().zip(step.by_class) {
+                *sum += u64::from(count);
+            }
+        }
+        let all: u64 = ended.iter().sum();
+        for (class, count) in Class::ALL.into_iter().zip(ended) {
+            if class != Class::Ok && count > 0 {
+                let share = round(count as f64 / all as f64, 1e4);
+                self.errors.insert(class.as_str(), share);
+            }
+        }
+        let mut past: Vec<_> = coarse
+            .filter(|step| step.at + 10 <= recent)
+            .map(|step| step.started)
+            .collect();
+        if past.len() >= LEAST_PAST {
+            past.sort_unstable();
+            let middle = past.get(past.len() / 2).copied().unwrap_or(0);
+            self.baseline = Some(f64::from(middle) / 10.0);
+        }
+    }
+
+    /// The quantiles of what came since `before`, if anything did.
+    pub(super) fn time(&mut self, before: Option<&Histogram>) {
+        let Some(latency) = &self.latency else { return };
+        let recent = before.map(|before| latency.since(before));
+        let of = recent.filter(|recent| recent.count() > 0);
+        let of = of.as_ref().unwrap_or(latency);
+        self.p50 = of.quantile(0.5).map(|secs| round(secs, 1e6));
+        self.p99 = of.quantile(0.99).map(|secs| round(secs, 1e6));
+    }
+}
+
+fn sum(counts: &[u64; Reason::COUNT]) -> u64 {
+    counts.iter().sum()
+}
+
+fn round(value: f64, steps: f64) -> f64 {
+    (value * steps).round() / steps
+}

@@ -1,0 +1,355 @@
+// What is wrong, in words, and what can be done about it.
+
+import { byId, clock, copy, el, number, percent, ago, say, setText, when } from "./dom.js";
+import { getText, post } from "./api.js";
+import { Proof } from "./chart.js";
+import { changeText } from "./table.js";
+
+const HARM = { none: "Nobody else suffers so far", at_risk: "The others are at risk", harmed: "The others are suffering" };
+
+/** What is drawn on the chart: bands of runaways and incidents, lines of pins. */
+export function happened(latest) {
+  const bands = [];
+  const pins = [];
+  const ends = new Map();
+  for (const event of latest.events) if (event.kind.endsWith("_ended")) ends.set(event.id, event.t);
+  const seen = new Set();
+  for (const event of latest.events) {
+    if (event.kind.startsWith("runaway_") && !seen.has(event.id)) {
+      seen.add(event.id);
+      bands.push({ from: event.since, to: ends.get(event.id) ?? latest.at, alarm: true });
+      pins.push({ t: event.since, text: `${event.caller || "nobody"}: ${event.signal}`, alarm: true });
+    } else if (event.kind === "pin" || (event.kind === "ours" && event.pin)) {
+      pins.push({ t: event.at ?? event.t, text: `${event.caller || "ours"}: ${[event.pin, event.version, event.text].filter(Boolean).join(" ")}` });
+    } else if (event.kind === "policy") {
+      pins.push({ t: event.t, text: `${event.caller || "all"}: ${event.change}` });
+    }
+  }
+  for (const incident of latest.incidents) {
+    pins.push({ t: incident.created_at, text: `incident: ${incident.name}`, warn: true });
+  }
+  return { bands, pins };
+}
+
+function what(event) {
+  const share = event.share_of_rise === null ? null : `${percent(event.share_of_rise)} of the rise`;
+  const words = {
+    rate: `${number(event.observed)} requests/s instead of ${number(event.baseline)}${event.factor ? ` (× ${number(event.factor)})` : ""}`,
+    errors: `${percent(event.observed)} of its requests fail with ${event.class || "errors"}, usually ${percent(event.baseline)}`,
+    in_flight: `${number(event.observed)} requests in flight instead of ${number(event.baseline)}: few, and each very slow`,
+    names: `${number(event.observed)} new names a second instead of ${number(event.baseline)}`,
+  };
+  const pattern = { repeat: "the same keys again and again: a lost cache?", scan: "never the same key twice: a scan?" }[event.pattern];
+  const fails = event.signal === "rate" && event.class && event.class !== "ok" ? `mostly ${event.class}` : null;
+  return [words[event.signal] || event.signal, share, fails, pattern].filter(Boolean).join(" · ");
+}
+
+class Banner {
+  constructor(event, brake, pick) {
+    this.id = event.id;
+    const name = event.caller || "Nobody in particular";
+    this.title = el("h2", {}, event.caller ? el("button", { type: "button", class: "name", click: () => pick(event.caller) }, name) : name);
+    this.person = el("p", { class: "call" });
+    this.facts = el("dl");
+    this.plot = el("div", { class: "plot", role: "img" });
+    const key = (kind, text) => el("li", { class: kind }, el("i", { "aria-hidden": "true" }), text);
+    this.keys = el("ul", { class: "keys" });
+    this.keys.append(key("k-total", "everybody"), key("k-suspect", name), key("k-errors", event.class && event.class !== "ok" ? `its ${event.class}` : "its errors"), key("k-without", `everybody without ${name}`));
+    this.tools = el("div", { class: "choices" });
+    this.article = el("article", { class: "banner" }, el("div", { class: "words" }, this.title, this.person, this.facts, this.tools), event.caller ? el("div", { class: "proof" }, this.keys, this.plot) : null);
+    this.proof = event.caller ? new Proof(this.plot) : null;
+    this.brake = brake;
+    this.lines = new Map();
+  }
+
+  line(term, text) {
+    let pair = this.lines.get(term);
+    if (!pair) {
+      pair = [el("dt", {}, term), el("dd")];
+      this.lines.set(term, pair);
+      this.facts.append(...pair);
+    }
+    setText(pair[1], text);
+    for (const part of pair) part.hidden = !text;
+  }
+
+  draw(event, latest, you) {
+    const harmed = event.harm || "none";
+    this.article.dataset.harm = harmed;
+    const call = [event.owner, event.contact].filter(Boolean).join(" · ");
+    setText(this.person, call ? `Call ${call}` : event.caller ? `Nobody is named for it: add an owner and a contact to [caller.${event.caller}]` : "Nobody is to blame: the service itself, or everybody");
+    this.line("what", what(event));
+    this.line("where", event.route || "all routes");
+    this.line("since", `${clock(event.since)}, ${ago(latest.at - event.since)} ago`);
+    this.line("deploy", event.deploy ? `${event.deploy.version}, ${ago(event.since - event.deploy.t)} before it began` : "none of this caller is known");
+    this.line("ours", oursText(latest, event.since));
+    this.line("harm", HARM[harmed] || harmed);
+    this.line("known", [event.expected ? "it was announced" : null, event.acknowledged_by ? `${event.acknowledged_by} has it in hand` : null].filter(Boolean).join(", "));
+    const state = JSON.stringify([you?.operate, latest.braked[event.caller] || null, event.acknowledged_by]);
+    if (state !== this.state) {
+      this.state = state;
+      const report = el("button", { type: "button", click: () => this.report() }, "Copy the report");
+      this.tools.replaceChildren(report, ...(event.caller ? this.brake.buttons(event.caller, event) : []));
+    }
+    this.plot.setAttribute("aria-label", `Everybody, ${event.caller}, its errors, and everybody without ${event.caller}, over time`);
+    this.proof?.draw(latest.chart, event, happened(latest));
+  }
+
+  async report() {
+    try {
+      await copy(await getText(`v1/report?id=${encodeURIComponent(this.id)}`));
+    } catch (problem) {
+      say(problem.message);
+    }
+  }
+
+  end() {
+    this.proof?.end();
+    this.article.remove();
+  }
+}
+
+function oursText(latest, since) {
+  const own = latest.events.filter((event) => event.kind === "ours" && event.t <= since + 5 && event.t >= since - 7200);
+  if (!own.length) return `no change of ours since ${when(Math.max(latest.since, since - 7200))}`;
+  const last = own[own.length - 1];
+  return `our last change before it: ${[last.pin, last.version, last.text].filter(Boolean).join(" ")} at ${when(last.t)}`;
+}
+
+/** One banner for each open episode. */
+export class Banners {
+  constructor(brake, pick) {
+    this.brake = brake;
+    this.pick = pick;
+    this.shown = new Map();
+  }
+
+  draw(latest, you) {
+    const place = byId("banners");
+    const open = new Set();
+    for (const event of latest.episodes) {
+      open.add(event.id);
+      let banner = this.shown.get(event.id);
+      if (!banner) {
+        banner = new Banner(event, this.brake, this.pick);
+        this.shown.set(event.id, banner);
+        place.append(banner.article);
+      }
+      banner.draw(event, latest, you);
+    }
+    for (const [id, banner] of this.shown) {
+      if (!open.has(id)) {
+        banner.end();
+        this.shown.delete(id);
+      }
+    }
+  }
+}
+
+const toml = (name) => (/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name));
+const inMinutes = (minutes) => new Date(Date.now() + minutes * 60000).toISOString().replace(/\.\d+Z/, "Z");
+
+/** The actions of operators, each with the lines that do the same everywhere. */
+export class Brake {
+  constructor(latest, you, done) {
+    this.latest = latest;
+    this.you = you;
+    this.done = done;
+    byId("dialog").addEventListener("click", (event) => event.target === byId("dialog") && byId("dialog").close());
+  }
+
+  buttons(name, event) {
+    if (!this.you()?.operate || name.startsWith("__")) return [];
+    const held = this.latest()?.braked[name];
+    const button = (text, kind, action) => el("button", { type: "button", class: kind, click: action }, text);
+    const buttons = held
+      ? [button(`Release (${held})`, "act", () => this.release(name))]
+      : [button("Clamp …", "act", () => this.clamp(name)), button("Block …", "danger", () => this.block(name))];
+    buttons.push(button("Expected …", "", () => this.expect(name)));
+    if (event && !event.acknowledged_by) buttons.push(button("I have it", "", () => this.send("v1/do/ack", { id: event.id })));
+    return buttons;
+  }
+
+  usual(name) {
+    const row = this.latest()?.callers.find((of) => of.caller === name);
+    const episode = this.latest()?.episodes.find((of) => of.caller === name && of.signal === "rate");
+    const rate = episode?.baseline || row?.baseline || (row ? row.rate / 4 : 10);
+    return Math.max(5, Math.ceil(rate * 1.5));
+  }
+
+  clamp(name) {
+    const quota = this.usual(name);
+    this.open({
+      title: `Clamp ${name}`,
+      text: `Let through ${quota} requests a second, half as much again as usual, and refuse the rest with 429. It ends by itself.`,
+      fields: [
+        ["quota", "Quota", { value: `${quota}/s`, pattern: "[0-9]+/(s|min|h)", required: true }],
+        ["minutes", "For minutes", { value: "15", type: "number", min: "1", max: "1440", required: true }],
+      ],
+      lines: (values) => `[caller.${toml(name)}]\nquota = "${values.quota}"`,
+      button: "Clamp",
+      send: (values) => this.send("v1/do/clamp", { caller: name, quota: values.quota, seconds: Number(values.minutes) * 60 }),
+    });
+  }
+
+  block(name) {
+    this.open({
+      title: `Block ${name}`,
+      text: "Refuse everything it sends. It ends by itself.",
+      fields: [["minutes", "For minutes", { value: "5", type: "number", min: "1", max: "1440", required: true }]],
+      lines: (values) => `[caller.${toml(name)}]\nblock_until = "${inMinutes(Number(values.minutes) || 0)}"`,
+      button: "Block",
+      danger: true,
+      send: (values) => this.send("v1/do/block", { caller: name, seconds: Number(values.minutes) * 60 }),
+    });
+  }
+
+  expect(name) {
+    this.open({
+      title: `${name}: this load is expected`,
+      text: "An announced load test or sale: it is shown, and wakes nobody.",
+      fields: [
+        ["factor", "Up to how many times as usual", { value: "10", type: "number", min: "1", max: "1000", required: true }],
+        ["minutes", "For minutes", { value: "60", type: "number", min: "1", max: "10080", required: true }],
+      ],
+      lines: (values) => `[caller.${toml(name)}]\nexpect = { factor = ${values.factor}, until = "${inMinutes(Number(values.minutes) || 0)}" }`,
+      button: "Expect it",
+      send: (values) => this.send("v1/do/expect", { caller: name, factor: Number(values.factor), seconds: Number(values.minutes) * 60 }),
+    });
+  }
+
+  release(name) {
+    return this.send("v1/do/release", { caller: name });
+  }
+
+  async send(path, body) {
+    try {
+      const answer = await post(path, body);
+      const where = answer.scope === "fleet" ? "on all replicas" : `on this replica only (${answer.instance})`;
+      say(`Done, ${where}.`);
+      byId("dialog").close();
+      this.done();
+    } catch (problem) {
+      const place = byId("dialog-said");
+      if (place && byId("dialog").open) setText(place, problem.message);
+      else say(problem.message);
+    }
+  }
+
+  open({ title, text, fields, lines, button, danger, send }) {
+    const dialog = byId("dialog");
+    const latest = this.latest();
+    const inputs = new Map();
+    const rows = fields.map(([name, label, attributes]) => {
+      const { kind, choices, ...rest } = attributes;
+      const input = choices ? el("select", { name }, choices.map(([value, word]) => el("option", { value }, word))) : el(kind || "input", { name, autocomplete: "off", ...rest });
+      inputs.set(name, input);
+      return el("label", {}, label, input);
+    });
+    const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
+    const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
+    const write = () => code && setText(code, lines(values()));
+    const scope = latest?.scope === "fleet" ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
+    const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
+    const form = el(
+      "form",
+      {
+        method: "dialog",
+        input: write,
+        submit: (event) => {
+          event.preventDefault();
+          send(values());
+        },
+      },
+      el("h2", { id: "dialog-title" }, title),
+      text ? el("p", {}, text) : null,
+      rows,
+      el("p", { class: "scope" }, scope),
+      same,
+      el("p", { id: "dialog-said", role: "alert" }),
+      el("div", { class: "choices" }, el("button", { class: danger ? "danger" : "act" }, button), el("button", { type: "button", click: () => dialog.close() }, "Cancel")),
+    );
+    write();
+    dialog.replaceChildren(form);
+    dialog.showModal();
+  }
+}
+
+const STATES = ["investigating", "identified", "monitoring", "resolved"];
+const IMPACTS = ["none", "minor", "major", "critical"];
+const words = (list) => list.map((word) => [word, word]);
+
+/** Incidents that are open, and the words of operators to everybody else. */
+export class Incidents {
+  constructor(brake) {
+    this.brake = brake;
+    byId("report-incident").addEventListener("click", () => this.report());
+  }
+
+  draw(latest, you) {
+    const list = latest.incidents;
+    byId("incidents").hidden = !list.length && !you?.operate;
+    byId("report-incident").hidden = !you?.operate;
+    const state = JSON.stringify([list, you?.operate]);
+    if (state === this.state) return;
+    this.state = state;
+    const items = list.map((incident) => this.item(incident, latest, you));
+    byId("incident-list").replaceChildren(...(items.length ? items : [el("p", { class: "hint" }, "None is open.")]));
+  }
+
+  item(incident, latest, you) {
+    const eta = incident.eta ? `expected to be over at ${when(incident.eta)}` : "no estimate yet";
+    const newest = incident.updates[incident.updates.length - 1];
+    return el(
+      "article",
+      { class: "incident" },
+      el("h3", {}, incident.name),
+      el("p", {}, el("b", {}, incident.state), ` · ${incident.impact} · since ${when(incident.created_at)} · `, el("b", {}, eta)),
+      newest ? el("p", {}, newest.body) : null,
+      incident.fallback ? el("p", {}, `Meanwhile: ${incident.fallback}`) : null,
+      you?.operate ? el("button", { type: "button", click: () => this.update(incident) }, "Update …") : null,
+    );
+  }
+
+  report() {
+    const open = this.brake.latest()?.episodes[0];
+    const body = open ? `${open.caller || "Everybody"}: ${what(open)}` : "";
+    this.brake.open({
+      title: "Tell people what is going on",
+      fields: [
+        ["name", "What", { value: open ? `Requests are slow or refused` : "", maxlength: "200", required: true }],
+        ["body", "In words", { kind: "textarea", maxlength: "4000" }],
+        ["impact", "Impact", { choices: words(IMPACTS.slice(1)) }],
+        ["eta", "Over in minutes, as far as you know", { type: "number", min: "1", max: "10080" }],
+        ["fallback", "What to do meanwhile", { maxlength: "1000" }],
+      ],
+      button: "Publish",
+      send: (values) => this.brake.send("v1/do/incident", fields(values, { state: "investigating" })),
+    });
+    document.querySelector("#dialog textarea").value = body;
+  }
+
+  update(incident) {
+    this.brake.open({
+      title: incident.name,
+      fields: [
+        ["state", "State", { choices: words(STATES) }],
+        ["body", "In words", { kind: "textarea", maxlength: "4000", required: true }],
+        ["eta", "Over in minutes, as far as you know", { type: "number", min: "1", max: "10080" }],
+      ],
+      button: "Publish",
+      send: (values) => this.brake.send("v1/do/incident", fields(values, { id: incident.id })),
+    });
+    document.querySelector("#dialog select").value = incident.state;
+  }
+}
+
+function fields(values, more) {
+  const sent = { ...more };
+  for (const [name, value] of Object.entries(values)) {
+    if (name === "eta") {
+      if (value) sent.eta = Math.round(Date.now() / 1000 + Number(value) * 60);
+    } else if (value) sent[name] = value;
+  }
+  return sent;
+}

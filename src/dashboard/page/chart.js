@@ -1,0 +1,319 @@
+// Requests per caller over time, drawn by uPlot, with what happened drawn on it.
+/* global uPlot */
+
+import { byId, el, number, clock } from "./dom.js";
+
+const LIGHT = ["#1f6fb2", "#2b8a3e", "#8250c4", "#0b7a75", "#a6590b", "#c2368f", "#3d5a98", "#5f7a12", "#7a4b36", "#00708f", "#9a3ea3", "#4e5d6b"];
+const DARK = ["#6db3f2", "#69c37a", "#b899f0", "#4fc8bf", "#e5a35a", "#f08bc5", "#93a8e8", "#b3cc5c", "#cf9f86", "#58c3e0", "#dc92e3", "#a5b3c2"];
+const REST = "__rest__";
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/** A colour for each name, the same as long as the page is open. */
+const taken = new Map();
+export function colour(name, suspects) {
+  if (suspects.has(name)) return css("--alarm");
+  if (name === REST) return css("--faint");
+  if (!taken.has(name)) {
+    const used = new Set(taken.values());
+    let hash = 0;
+    for (const c of name) hash = (hash * 31 + c.codePointAt(0)) >>> 0;
+    let at = hash % LIGHT.length;
+    for (let n = 0; n < LIGHT.length && used.has(at); n += 1) at = (at + 1) % LIGHT.length;
+    if (taken.size > 200) taken.clear();
+    taken.set(name, at);
+  }
+  return (dark.matches ? DARK : LIGHT)[taken.get(name)];
+}
+
+/** What was let in, or all that came. */
+function curve(of, offered) {
+  if (offered) return of.offered;
+  return of.offered.map((value, at) => Math.max(0, value - of.refused[at]));
+}
+
+const axes = (log) => [
+  {
+    stroke: css("--muted"),
+    grid: { stroke: css("--grid"), width: 1 },
+    ticks: { show: false },
+    size: 28,
+    values: (_, ticks) => ticks.map((t) => clock(t)),
+    space: 90,
+  },
+  {
+    stroke: css("--muted"),
+    grid: { stroke: css("--grid"), width: 1 },
+    ticks: { show: false },
+    size: 54,
+    values: (_, ticks) => ticks.map((t) => (t === null || (log && t < 0.1) ? "" : number(t))),
+  },
+];
+
+const scales = (log) => ({
+  x: { time: true },
+  y: log ? { distr: 3, range: (_, min, max) => [0.1, Math.max(10, max * 1.3)] } : { range: (_, min, max) => [0, Math.max(1, max * 1.08)] },
+});
+
+const forLog = (values, log) => (log ? values.map((v) => (v === null ? null : Math.max(0.1, v))) : values);
+
+/** Draws what happened: bands of runaways, lines of pins and incidents. */
+function marks(read) {
+  return {
+    hooks: {
+      drawClear: (u) => {
+        const { ctx } = u;
+        const { left, top, width, height } = u.bbox;
+        ctx.save();
+        ctx.beginPath();
+        ctx.rect(left, top, width, height);
+        ctx.clip();
+        for (const band of read().bands) {
+          const from = u.valToPos(band.from, "x", true);
+          const to = u.valToPos(band.to, "x", true);
+          ctx.fillStyle = css(band.alarm ? "--alarm-band" : "--warn-band");
+          ctx.fillRect(from, top, Math.max(2, to - from), height);
+        }
+        ctx.restore();
+      },
+      draw: (u) => {
+        const { ctx } = u;
+        const { left, top, width, height } = u.bbox;
+        const ratio = devicePixelRatio || 1;
+        ctx.save();
+        ctx.beginPath();
+        ctx.rect(left, top, width, height);
+        ctx.clip();
+        ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+        let row = 0;
+        for (const pin of read().pins) {
+          const x = Math.round(u.valToPos(pin.t, "x", true));
+          if (x < left || x > left + width) continue;
+          const stroke = css(pin.alarm ? "--alarm" : pin.warn ? "--warn" : "--pin");
+          ctx.strokeStyle = stroke;
+          ctx.lineWidth = ratio * 1.5;
+          ctx.setLineDash([4 * ratio, 3 * ratio]);
+          ctx.beginPath();
+          ctx.moveTo(x, top);
+          ctx.lineTo(x, top + height);
+          ctx.stroke();
+          ctx.setLineDash([]);
+          const text = pin.text.length > 34 ? `${pin.text.slice(0, 33)}…` : pin.text;
+          const wide = ctx.measureText(text).width;
+          const y = top + (14 + (row % 4) * 16) * ratio;
+          row += 1;
+          const at = x + wide + 8 * ratio > left + width ? x - wide - 5 * ratio : x + 5 * ratio;
+          ctx.fillStyle = css("--label");
+          ctx.fillRect(at - 2 * ratio, y - 11 * ratio, wide + 4 * ratio, 15 * ratio);
+          ctx.fillStyle = stroke;
+          ctx.fillText(text, at, y);
+        }
+        ctx.restore();
+      },
+    },
+  };
+}
+
+/** The chart of all callers. `view` holds what the viewer has chosen, and is told when it zooms. */
+export class Traffic {
+  constructor(view, onZoom, onPick) {
+    this.view = view;
+    this.onZoom = onZoom;
+    this.onPick = onPick;
+    this.place = byId("plot");
+    this.plot = null;
+    this.shape = "";
+    this.happened = { bands: [], pins: [] };
+    this.rows = new Map();
+    new ResizeObserver(() => this.resize()).observe(this.place);
+    dark.addEventListener("change", () => this.again());
+    this.place.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  again() {
+    this.shape = "";
+    if (this.last) this.draw(...this.last);
+  }
+
+  draw(chart, happened, suspects, rates) {
+    this.last = [chart, happened, suspects, rates];
+    this.happened = happened;
+    const { offered, log } = this.view;
+    const names = chart.lines.map((line) => line.caller);
+    const shape = JSON.stringify([[...names].sort(), [...suspects.keys()].sort(), log, offered]);
+    if (shape !== this.shape || !this.plot) {
+      this.shape = shape;
+      this.order = names;
+      this.build(suspects, log);
+    }
+    const lines = new Map(chart.lines.map((line) => [line.caller, line]));
+    const data = [chart.t, forLog(curve(chart.rest, offered), log)];
+    for (const name of this.order) data.push(forLog(curve(lines.get(name), offered), log));
+    const { zoom } = this.view;
+    this.zooming = true;
+    this.plot.setData(data, !zoom);
+    if (zoom) this.plot.setScale("x", { min: zoom[0], max: zoom[1] });
+    this.zooming = false;
+    this.legend(suspects, rates, data);
+    const total = curve(chart.total, offered);
+    const heaviest = names.length ? `; heaviest: ${names.slice(0, 3).join(", ")}` : "";
+    this.place.setAttribute("aria-label", `Requests per second by caller: ${number(total[total.length - 1])} in all${heaviest}`);
+  }
+
+  build(suspects, log) {
+    this.plot?.destroy();
+    const calm = suspects.size === 0;
+    const series = (name) => {
+      const suspect = suspects.has(name);
+      return {
+        label: name,
+        stroke: colour(name, suspects),
+        width: suspect ? 3.5 : name === REST ? 1.5 : 2,
+        alpha: calm || suspect ? 1 : 0.55,
+        dash: name === REST ? [6, 4] : undefined,
+        fill: suspect ? css("--alarm-fill") : undefined,
+        points: { show: false },
+      };
+    };
+    this.plot = new uPlot(
+      {
+        ...this.size(),
+        scales: scales(log),
+        axes: axes(log),
+        series: [{}, series(REST), ...this.order.map(series)],
+        legend: { show: false },
+        cursor: { drag: { x: true, y: false, setScale: true }, focus: { prox: 20 } },
+        focus: { alpha: 0.35 },
+        plugins: [marks(() => this.happened)],
+        hooks: {
+          setScale: [
+            (u, key) => {
+              if (key !== "x" || this.zooming || !u.data[0].length) return;
+              const { min, max } = u.scales.x;
+              const t = u.data[0];
+              const whole = min <= t[0] && max >= t[t.length - 1];
+              this.view.zoom = whole ? null : [min, max];
+              this.onZoom();
+            },
+          ],
+        },
+      },
+      [[], [], ...this.order.map(() => [])],
+      this.place,
+    );
+  }
+
+  size() {
+    return { width: Math.max(240, this.place.clientWidth), height: Math.max(200, Math.min(420, Math.round(innerHeight * 0.42))) };
+  }
+
+  resize() {
+    if (this.plot && this.plot.width !== this.size().width) this.plot.setSize(this.size());
+  }
+
+  unzoom() {
+    this.view.zoom = null;
+    if (this.last) this.draw(...this.last);
+    this.onZoom();
+  }
+
+  key(event) {
+    const t = this.last?.[0].t;
+    if (!t?.length || event.ctrlKey || event.metaKey || event.altKey) return;
+    const [first, end] = [t[0], t[t.length - 1]];
+    let [min, max] = this.view.zoom || [first, end];
+    const width = max - min;
+    const by = { ArrowLeft: -0.2, ArrowRight: 0.2 }[event.key];
+    if (by) [min, max] = [min + by * width, max + by * width];
+    else if (event.key === "+" || event.key === "=") [min, max] = [max - width / 1.6, max];
+    else if (event.key === "-") [min, max] = [max - width * 1.6, max];
+    else if (event.key === "0") [min, max] = [first, end];
+    else return;
+    event.preventDefault();
+    const step = t[1] - t[0];
+    max = Math.min(end, Math.max(max, first + 8 * step));
+    min = Math.max(first, Math.min(min, max - 8 * step));
+    this.view.zoom = min <= first && max >= end ? null : [min, max];
+    this.draw(...this.last);
+    this.onZoom();
+  }
+
+  /** The lines by name, heaviest first; each opens its caller. */
+  legend(suspects, rates, data) {
+    const list = byId("legend");
+    const items = this.last[0].lines.map((line) => [line.caller, rates.get(line.caller)]);
+    items.push([REST, data[1][data[1].length - 1]]);
+    for (const [at, [name, rate]] of items.entries()) {
+      let item = this.rows.get(name);
+      if (!item) {
+        const swatch = el("i", { "aria-hidden": "true" });
+        const value = el("b");
+        const label = name === REST ? "all others" : name;
+        const inner = [swatch, el("span", {}, label), value];
+        const row = name === REST ? el("span", {}, inner) : el("button", { type: "button", click: () => this.onPick(name) }, inner);
+        item = { li: el("li", {}, row), swatch, value };
+        this.rows.set(name, item);
+      }
+      item.swatch.style.setProperty("--line", colour(name, suspects));
+      item.li.classList.toggle("suspect", suspects.has(name));
+      item.value.textContent = number(rate);
+      if (list.children[at] !== item.li) list.insertBefore(item.li, list.children[at] || null);
+    }
+    while (list.children.length > items.length) list.lastChild.remove();
+    if (this.rows.size > 200) this.rows.clear();
+  }
+}
+
+/** The proof: without the suspect, what is left is flat. */
+export class Proof {
+  constructor(place) {
+    this.place = place;
+    this.plot = null;
+    this.observer = new ResizeObserver(() => {
+      if (this.plot && place.clientWidth) this.plot.setSize({ width: place.clientWidth, height: 190 });
+    });
+    this.observer.observe(place);
+  }
+
+  draw(chart, event, happened) {
+    const line = chart.lines.find((of) => of.caller === event.caller);
+    if (!line || !this.place.clientWidth) return;
+    this.happened = happened;
+    const without = chart.total.offered.map((value, at) => Math.max(0, value - line.offered[at]));
+    const data = [chart.t, chart.total.offered, line.offered, line.errors || [], without];
+    const mode = dark.matches;
+    if (!this.plot || this.mode !== mode) {
+      this.mode = mode;
+      this.plot?.destroy();
+      const series = (label, stroke, more) => ({ label, stroke: css(stroke), width: 2, points: { show: false }, ...more });
+      this.plot = new uPlot(
+        {
+          width: this.place.clientWidth,
+          height: 190,
+          scales: scales(false),
+          axes: axes(false),
+          legend: { show: false },
+          cursor: { drag: { x: false, y: false } },
+          series: [
+            {},
+            series("total", "--muted", {}),
+            series("suspect", "--alarm", { width: 3 }),
+            series("errors", "--warn", { dash: [5, 4] }),
+            series("without", "--good", { width: 3, fill: css("--good-fill") }),
+          ],
+          plugins: [marks(() => this.happened)],
+        },
+        data,
+        this.place,
+      );
+    } else {
+      this.plot.setData(data);
+    }
+  }
+
+  end() {
+    this.observer.disconnect();
+    this.plot?.destroy();
+  }
+}

@@ -1,0 +1,230 @@
+// The page: asks once a second, draws what has changed. What the viewer has chosen stands in the address.
+
+import { byId, clock, el, say, setText } from "./dom.js";
+import { Refused, get, useToken } from "./api.js";
+import { Traffic } from "./chart.js";
+import { Table } from "./table.js";
+import { Caller } from "./caller.js";
+import { Banners, Brake, Incidents, happened } from "./brake.js";
+
+const view = { span: null, log: false, offered: false, zoom: null, caller: null, filter: "", sort: null, up: false, paused: false };
+let you = null;
+let latest = null;
+
+function readAddress() {
+  const at = new URLSearchParams(location.hash.slice(1));
+  const span = at.get("span");
+  view.span = ["2m", "15m", "1h"].includes(span) ? span : null;
+  view.log = at.has("log");
+  view.offered = at.has("offered");
+  const zoom = (at.get("zoom") || "").split("~").map(Number);
+  view.zoom = zoom.length === 2 && zoom.every((t) => t > 0) ? zoom : null;
+  view.caller = at.get("caller");
+  view.filter = at.get("filter") || "";
+  view.sort = at.get("sort");
+  view.up = at.has("up");
+}
+
+function writeAddress() {
+  const at = new URLSearchParams();
+  if (view.span) at.set("span", view.span);
+  if (view.log) at.set("log", "1");
+  if (view.offered) at.set("offered", "1");
+  if (view.zoom) at.set("zoom", view.zoom.map((t) => t.toFixed(1)).join("~"));
+  if (view.caller) at.set("caller", view.caller);
+  if (view.filter) at.set("filter", view.filter);
+  if (view.sort) at.set("sort", view.sort);
+  if (view.up) at.set("up", "1");
+  const text = at.toString();
+  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+}
+
+const suspectsOf = (overview) => new Map(overview.episodes.map((event) => [event.caller, event]).filter(([caller]) => caller));
+
+/** Without a choice of the viewer's: the shortest span that shows the time before a runaway. */
+function spanNow() {
+  if (view.span) return view.span;
+  const first = Math.min(...(latest?.episodes || []).map((event) => event.since));
+  const age = Number.isFinite(first) ? latest.at - first : 0;
+  return age > 600 ? "1h" : age > 80 ? "15m" : "2m";
+}
+
+const brake = new Brake(() => latest, () => you, soon);
+const traffic = new Traffic(view, () => changed(false), pick);
+const table = new Table(view, () => changed(true), pick);
+const caller = new Caller(() => pick(null), (name) => brake.buttons(name, null));
+const banners = new Banners(brake, pick);
+const incidents = new Incidents(brake);
+
+function changed(redraw) {
+  writeAddress();
+  byId("unzoom").hidden = !view.zoom;
+  if (redraw && latest) draw();
+}
+
+function pick(name) {
+  const back = view.caller;
+  view.caller = name;
+  writeAddress();
+  if (name) {
+    caller.open(name);
+    caller.focus();
+    askCaller();
+  } else {
+    caller.close();
+    const row = [...document.querySelectorAll("#table .name")].find((button) => button.textContent === back);
+    row?.focus();
+  }
+}
+
+function draw() {
+  const suspects = suspectsOf(latest);
+  const rates = new Map(latest.callers.map((row) => [row.caller, row.rate]));
+  for (const button of byId("spans").children) button.setAttribute("aria-pressed", String(button.dataset.span === latest.chart.span));
+  byId("log").setAttribute("aria-pressed", String(view.log));
+  byId("offered").setAttribute("aria-pressed", String(view.offered));
+  for (const id of ["traffic", "callers"]) byId(id).hidden = false;
+  banners.draw(latest, you);
+  traffic.draw(latest.chart, happened(latest), suspects, rates);
+  incidents.draw(latest, you);
+  table.draw(latest.callers, suspects);
+  setText(byId("service"), latest.service || "");
+  const facts = [`this replica: ${latest.instance}`, `mode: ${latest.mode}`, latest.ceiling ? `in flight ${latest.ceiling.in_flight} of ${latest.ceiling.max_in_flight}` : null];
+  setText(byId("facts"), facts.filter(Boolean).join(" · "));
+  const first = latest.episodes[0];
+  document.title = first ? `${first.caller || "runaway"} – callerid` : `${latest.service || ""} callerid`.trim();
+}
+
+function alive(text, bad) {
+  setText(byId("live"), text);
+  byId("live").classList.toggle("bad", Boolean(bad));
+}
+
+let timer = null;
+let asking = false;
+
+async function ask() {
+  clearTimeout(timer);
+  if (asking) return;
+  asking = true;
+  try {
+    you ??= await whoAmI();
+    if (you?.read && !view.paused) {
+      const overview = await get(`v1/overview?span=${spanNow()}`);
+      if (!view.paused) {
+        latest = overview;
+        draw();
+        alive(`live · ${clock(latest.at)}`);
+      }
+    }
+  } catch (problem) {
+    if (problem instanceof Refused && [401, 403].includes(problem.status)) {
+      you = null;
+      alive("not allowed", true);
+      askToken(problem.message);
+      asking = false;
+      return;
+    }
+    const since = latest ? `; shown: ${clock(latest.at)}` : "";
+    alive(`no answer${since}`, true);
+  }
+  asking = false;
+  timer = setTimeout(ask, document.hidden ? 15000 : 1000);
+}
+
+async function askCaller() {
+  const name = view.caller;
+  if (!name || view.paused || document.hidden || !you?.read) return;
+  try {
+    const found = await get(`v1/caller?name=${encodeURIComponent(name)}`);
+    if (view.caller === name) caller.draw(found, latest?.events || []);
+  } catch (problem) {
+    if (view.caller === name && problem instanceof Refused) caller.fail(problem.message);
+  }
+}
+
+function soon() {
+  clearTimeout(timer);
+  ask();
+}
+
+async function whoAmI() {
+  const found = await get("v1/you");
+  if (!found.read) {
+    if (found.needs_token) askToken("");
+    else alive("not allowed", true);
+    return null;
+  }
+  byId("token").hidden = true;
+  if (found.fleet_view) {
+    byId("fleet").href = found.fleet_view;
+    byId("fleet").hidden = false;
+  }
+  return found;
+}
+
+function askToken(problem) {
+  byId("token").hidden = false;
+  setText(byId("token-said"), problem);
+}
+
+byId("token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const field = event.target.elements.token;
+  useToken(field.value);
+  field.value = "";
+  you = null;
+  soon();
+});
+for (const button of byId("spans").children) {
+  button.addEventListener("click", () => {
+    view.span = button.dataset.span;
+    view.zoom = null;
+    changed(false);
+    soon();
+  });
+}
+for (const name of ["log", "offered"]) {
+  byId(name).addEventListener("click", () => {
+    view[name] = !view[name];
+    changed(true);
+  });
+}
+byId("pause").setAttribute("aria-pressed", "false");
+byId("pause").addEventListener("click", () => {
+  view.paused = !view.paused;
+  byId("pause").setAttribute("aria-pressed", String(view.paused));
+  setText(byId("pause"), view.paused ? "Go on" : "Pause");
+  if (view.paused) alive(`paused · ${latest ? clock(latest.at) : ""}`);
+  else soon();
+});
+byId("unzoom").addEventListener("click", () => {
+  traffic.unzoom();
+  byId("plot").focus();
+});
+byId("filter").addEventListener("input", (event) => {
+  view.filter = event.target.value;
+  changed(true);
+});
+document.addEventListener("visibilitychange", () => document.hidden || soon());
+addEventListener("hashchange", () => {
+  readAddress();
+  start();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && view.caller && !byId("dialog").open) pick(null);
+});
+
+function start() {
+  byId("filter").value = view.filter;
+  byId("unzoom").hidden = !view.zoom;
+  if (view.caller) {
+    caller.open(view.caller);
+    askCaller();
+  } else caller.close();
+  soon();
+}
+
+readAddress();
+start();
+setInterval(askCaller, 2000);

@@ -1,0 +1,10 @@
+//! The page from the outside: who gets what, what every answer carries, and what bad input gets.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[path = "dashboard/access.rs"]
+mod access;
+#[path = "dashboard/answers.rs"]
+mod answers;
+#[path = "dashboard/visit.rs"]
+mod visit;

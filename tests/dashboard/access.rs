@@ -1,0 +1,115 @@
+//! Who gets what: the safe default, tokens, and what neither forwarding nor foreign pages can have.
+
+use callerid::dashboard::{Access, Grant, Token};
+
+use super::visit::{request, table, with};
+
+/// `printf %s look | sha256sum`, and of `act`.
+pub(crate) const LOOK: &str = "3c01eba119e00d79c82b6f65d70bc5f1044d568618bf41377e6d1432023fc2b8";
+pub(crate) const ACT: &str = "f83f07be16e270186d35b876916c461995ebc3af5b1798f898c33285a1847dbc";
+
+pub(crate) fn tokens() -> Access {
+    Access::tokens([
+        Token::reader(LOOK).unwrap(),
+        Token::operator("alice", ACT).unwrap(),
+    ])
+}
+
+const DATA: [&str; 4] = ["/", "/top.txt", "/v1/overview", "/v1/caller?name=__other__"];
+
+#[tokio::test]
+async fn by_default_only_this_machine_is_answered() {
+    let table = table(|builder| builder);
+    let page = table.page(Access::default());
+    for path in DATA {
+        assert_eq!(page.get(path).await.status, 200, "{path}");
+        for peer in [None, Some("10.1.2.3"), Some("2001:db8::7")] {
+            let answer = page.ask(request("GET", path, peer)).await;
+            assert_eq!(answer.status, 403, "{path} {peer:?}");
+            if peer.is_none() {
+                let said = answer.problem();
+                assert!(
+                    said.contains("into_make_service_with_connect_info"),
+                    "{said}"
+                );
+            }
+        }
+        for header in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-real-ip",
+            "x-envoy-external-address",
+            "via",
+        ] {
+            let forwarded = request("GET", path, Some("127.0.0.1"));
+            let forwarded = with(forwarded, &[(header, "127.0.0.1")]);
+            assert_eq!(page.ask(forwarded).await.status, 403, "{path} {header}");
+        }
+        // A page elsewhere whose name was made to mean this machine.
+        let rebound = request("GET", path, Some("127.0.0.1"));
+        let rebound = with(rebound, &[("host", "evil.example:3000")]);
+        assert_eq!(page.ask(rebound).await.status, 403, "{path}");
+    }
+    let asset = page.ask(request("GET", "/main.js", Some("10.1.2.3"))).await;
+    assert_eq!(asset.status, 403);
+}
+
+#[tokio::test]
+async fn with_tokens_the_page_is_empty_and_the_data_needs_one() {
+    let table = table(|builder| builder);
+    table.send("x-client-id", "secret-team", 200, 1).await;
+    let page = table.page(tokens());
+    // Also from this machine: a token is a token.
+    let empty = page.get("/").await;
+    assert_eq!(empty.status, 200);
+    assert!(!empty.body.contains("secret-team"));
+    assert_eq!(page.get("/main.js").await.status, 200);
+    for path in &DATA[1..] {
+        let bare = page.get(path).await;
+        assert_eq!(bare.status, 401, "{path}");
+        assert!(
+            bare.headers["www-authenticate"]
+                .to_str()
+                .unwrap()
+                .starts_with("Bearer")
+        );
+        for wrong in ["Bearer lookk", "Bearer ", "Basic look", "look"] {
+            let wrong = with(request("GET", path, None), &[("authorization", wrong)]);
+            let status = page.ask(wrong).await.status;
+            assert!([401, 403].contains(&status), "{path}: {status}");
+        }
+        for right in ["Bearer look", "bearer act"] {
+            let right = with(request("GET", path, None), &[("authorization", right)]);
+            assert_eq!(page.ask(right).await.status, 200, "{path}");
+        }
+    }
+    let you = |token: &'static str| {
+        let request = request("GET", "/v1/you", None);
+        page.ask(with(request, &[("authorization", token)]))
+    };
+    let nobody = page.get("/v1/you").await.json();
+    assert_eq!(
+        (&nobody["read"], &nobody["needs_token"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(you("Bearer look").await.json()["operate"], false);
+    assert_eq!(you("Bearer act").await.json()["author"], "alice");
+}
+
+#[tokio::test]
+async fn a_hook_of_ones_own_decides() {
+    #[derive(Clone)]
+    struct Employee(&'static str);
+    let table = table(|builder| builder);
+    let page = table.page(Access::from_fn(|ask| {
+        match ask.extensions().get::<Employee>() {
+            Some(Employee(name)) => Grant::nothing().read().operate(*name),
+            None => Grant::nothing(),
+        }
+    }));
+    assert_eq!(page.get("/").await.status, 403);
+    let mut known = request("GET", "/v1/you", None);
+    known.extensions_mut().insert(Employee("bob"));
+    assert_eq!(page.ask(known).await.json()["author"], "bob");
+}
