@@ -1,7 +1,7 @@
 //! The ceiling: how much the service takes in at once, and whose turn it is when that is reached.
 //!
 //! Soft for light callers: at or above `max_in_flight` a request is let in only if its caller is below its fair
-//! share, the max-min water level ([`fair`](super::fair)). Fairness has two levels: proven callers each, and beside
+//! share, the max-min water level ([`fair`](super::fair)) of what callers have had in flight on average. Fairness has two levels: proven callers each, and beside
 //! them one group for each weaker provenance, in it the names: a thousand invented names take one group's share.
 //! Nothing queues. A request costs one shared addition, and beyond the ceiling a comparison with levels that are
 //! computed at most every 20 ms, or when a sixteenth of the ceiling has come or gone since.
@@ -192,11 +192,12 @@ impl Room {
         self.list(seat, now);
         self.refresh(before, max, now);
         let hard = self.hard.load(Ordering::Relaxed);
+        let below_share = self.is_below_share(seat, before.saturating_sub(max), now);
         let full = if before >= hard {
             Some(Full {
-                caused: !self.is_below_share(seat) || self.crowded_out.load(Ordering::Relaxed),
+                caused: !below_share || self.crowded_out.load(Ordering::Relaxed),
             })
-        } else if self.is_below_share(seat) {
+        } else if below_share {
             None
         } else {
             seat.refused_at.store(now.as_nanos(), Ordering::Relaxed);
@@ -238,15 +239,21 @@ impl Room {
         seat.seen.store(now.as_nanos(), Ordering::Relaxed);
         // A plain look first: the swap would take the cache line from every other thread.
         if !seat.listed.load(Ordering::SeqCst) && !seat.listed.swap(true, Ordering::SeqCst) {
+            seat.sample(0, now);
             super::lock(&self.active).push(Arc::clone(seat));
         }
     }
 
-    fn is_below_share(&self, seat: &Seat) -> bool {
+    /// Whether a caller may have one more while so many are `over` the ceiling. Those who were refused lately want
+    /// more than their share, and leave room for what is over: light callers vary, and what they have more now than
+    /// usual would wait for the greedy ones' requests.
+    fn is_below_share(&self, seat: &Seat, over: u32, now: Timestamp) -> bool {
+        let over = f64::from(over);
         let occupied = f64::from(seat.occupied.load(Ordering::SeqCst));
         let weight = seat.weight.get();
+        let greedy = if seat.was_refused(now) { over } else { 0.0 };
         let Party::Member(group) = seat.party else {
-            return occupied < (self.level.get() * weight).max(1.0);
+            return occupied < (self.level.get() * weight - greedy).max(1.0);
         };
         let Some(group) = self.groups.get(group) else {
             return false;
@@ -257,8 +264,8 @@ impl Room {
         // names may go beyond it, and leave half of the room up to the hard limit to the others.
         let max = self.max.load(Ordering::Relaxed);
         let slack = f64::from(self.hard.load(Ordering::Relaxed).saturating_sub(max)) / 2.0;
-        let bound = if share >= 1.0 { slack } else { 0.0 } + group.share.get().max(1.0);
-        occupied < share.max(1.0) && held < bound
+        let bound = group.share.get() + if share >= 1.0 { slack } else { -over };
+        occupied < (share - greedy).max(1.0) && held < bound.max(1.0)
     }
 
     /// Computes the levels anew, unless they are fresh or another thread is at it.
@@ -293,6 +300,7 @@ impl Room {
 
     fn forget_idle(&self, active: &mut Vec<Arc<Seat>>, now: Timestamp) {
         active.retain(|seat| {
+            seat.sample(seat.occupied.load(Ordering::SeqCst), now);
             let seen = Timestamp::from_nanos(seat.seen.load(Ordering::Relaxed));
             if seat.occupied.load(Ordering::SeqCst) > 0 || now.since(seen) < ACTIVE {
                 return true;
@@ -304,10 +312,20 @@ impl Room {
     }
 
     fn compute(&self, active: &[Arc<Seat>], max: f64, now: Timestamp) {
+        // By what callers have at this moment, one that has a request now and then would count as one that always
+        // has one, and many of them would leave no share to speak of.
+        if !self.divide(active, max, |seat| seat.demand(now)) {
+            // Less was asked for on average than is taken now: somebody has just begun.
+            self.divide(active, max, |seat| seat.demand_at_once(now));
+        }
+    }
+
+    /// Sets the levels; says whether more is asked for than there is.
+    fn divide(&self, active: &[Arc<Seat>], max: f64, demand: impl Fn(&Seat) -> Demand) -> bool {
         let mut parties = Vec::new();
         let mut members: [Vec<Demand>; 3] = Default::default();
         for seat in active {
-            let demand = seat.demand(now);
+            let demand = demand(seat);
             match seat.party {
                 Party::Own => parties.push(demand),
                 Party::Member(group) => members
@@ -339,20 +357,45 @@ impl Room {
         };
         self.crowded_out
             .store(active.iter().any(above), Ordering::Relaxed);
+        level.is_finite()
     }
 }
 
 impl Seat {
+    /// What it has on average; whatever it can get, where it was refused.
     fn demand(&self, now: Timestamp) -> Demand {
-        let refused = Timestamp::from_nanos(self.refused_at.load(Ordering::Relaxed));
-        let wants = if now.since(refused) < ACTIVE {
-            f64::INFINITY
-        } else {
-            f64::from(self.occupied.load(Ordering::SeqCst).max(1))
-        };
         Demand {
-            wants,
+            wants: if self.was_refused(now) {
+                f64::INFINITY
+            } else {
+                self.usual.get()
+            },
             weight: self.weight.get(),
         }
+    }
+
+    fn was_refused(&self, now: Timestamp) -> bool {
+        let refused = Timestamp::from_nanos(self.refused_at.load(Ordering::Relaxed));
+        now.since(refused) < ACTIVE
+    }
+
+    /// What it has now, in place of the average.
+    fn demand_at_once(&self, now: Timestamp) -> Demand {
+        let demand = self.demand(now);
+        let wants = if demand.wants.is_finite() {
+            f64::from(self.occupied.load(Ordering::SeqCst))
+        } else {
+            demand.wants
+        };
+        Demand { wants, ..demand }
+    }
+
+    /// Notes that it has had so much in the ceiling since it was sampled last.
+    fn sample(&self, occupied: u32, now: Timestamp) {
+        let before = self.sampled.swap(now.as_nanos(), Ordering::Relaxed);
+        let passed = now.since(Timestamp::from_nanos(before)).as_secs_f64();
+        let part = passed / (passed + ACTIVE.as_secs_f64());
+        let usual = self.usual.get();
+        self.usual.set(usual + (f64::from(occupied) - usual) * part);
     }
 }

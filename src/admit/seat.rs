@@ -27,6 +27,9 @@ pub(crate) struct Seat {
     /// Long responses, which count against neither.
     pub(super) streams: AtomicU32,
     pub(super) weight: Level,
+    /// What it has in the ceiling on average, over about a second up to `sampled`.
+    pub(super) usual: Level,
+    pub(super) sampled: AtomicU64,
     pub(super) refused_at: AtomicU64,
     pub(super) seen: AtomicU64,
     pub(super) listed: AtomicBool,
@@ -50,6 +53,8 @@ impl Seat {
             occupied: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             weight: Level::new(1.0),
+            usual: Level::new(0.0),
+            sampled: AtomicU64::new(0),
             refused_at: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             listed: AtomicBool::new(false),

@@ -114,3 +114,38 @@ fn nothing_leaks_when_callers_are_dropped() {
     drop(rig);
     assert!(weak.upgrade().is_none());
 }
+
+/// Fifty callers who send two requests a second each at random, which take 100 ms: ten in flight on average, rarely
+/// two of one caller. A flood asks ten times as often as the service can answer.
+#[test]
+fn many_light_callers_vary_and_are_not_refused_beside_a_flood() {
+    let rig = Rig::new(|builder| builder.ceiling(16));
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut held: Vec<(u32, bool, Answer)> = Vec::new();
+    let (mut calm, mut most, mut flooding) = (0, 0, Vec::new());
+    for millis in 0..20_000 {
+        held.retain(|(end, _, _)| *end > millis);
+        for name in 0..50 {
+            if random.u32(..500) == 0 {
+                let answer = rig.send(from(&format!("calm{name}")));
+                assert_eq!(answer.status(), 200, "calm{name} after {millis} ms");
+                held.push((millis + 100, false, answer));
+                calm += 1;
+            }
+        }
+        for _ in 0..2 {
+            let answer = rig.send(from("flood"));
+            if answer.status() == 200 {
+                held.push((millis + 100, true, answer));
+            }
+        }
+        most = most.max(held.len());
+        flooding.push(held.iter().filter(|(_, flood, _)| *flood).count());
+        rig.wait(1);
+    }
+    assert!(calm > 1_800, "{calm}");
+    assert!(most < 32, "{most}");
+    // What the calm leave of the ceiling is the flood's, on average.
+    let mean = flooding.iter().sum::<usize>() as f64 / flooding.len() as f64;
+    assert!((4.0..=9.0).contains(&mean), "{mean}");
+}
