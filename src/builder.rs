@@ -17,7 +17,7 @@ use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Ticker};
 use crate::identify::{Head, Identify};
 use crate::outcome::{Class, Fault};
-use crate::pipeline::{Core, CostFn, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn};
+use crate::pipeline::{Core, CostFn, DEFAULT_EXEMPT, Exempt, PeerFn, RouteFn, Standing};
 use crate::registry::{InferredLabel, Limits, OURS, Registry};
 use crate::roster::{Account, Roster};
 use crate::upkeep::Upkeep;
@@ -333,13 +333,15 @@ impl Builder {
             inferred: self.inferred,
             inferred_key: self.inferred_key,
         };
-        let registry = Registry::new(roster, limits, ticker.clone());
+        let roster = Arc::new(roster);
+        let registry = Registry::new(Arc::clone(&roster), limits, ticker.clone());
+        let standing = Standing { roster, exempt };
         // Every row's route `__other__` has its series kept free.
         let series = self.series.max(registry.limits().exported * Class::COUNT);
         let route_series = series.saturating_sub(registry.limits().exported * Fault::ALL.len());
         let mode = self.mode.unwrap_or_default();
         let admission = Admission::new(self.policies, mode, self.style, now);
-        let mut core = Core::new(registry, ticker, self.sources.into(), exempt, admission);
+        let mut core = Core::new(registry, ticker, self.sources.into(), standing, admission);
         core.cost = self.cost;
         core.version_header = version_header.ok().flatten();
         core.route = self.route;
@@ -375,7 +377,12 @@ impl Builder {
     /// Lays the files over what the program says, and keeps the latter for a reload.
     fn apply_config(&mut self) -> crate::config::Config {
         let loaded = self.config.take();
-        let base = (self.policies.clone(), self.accounts.clone());
+        let base = crate::config::Base {
+            policies: self.policies.clone(),
+            accounts: self.accounts.clone(),
+            mode: self.mode,
+            exempt: self.exempt.clone(),
+        };
         if let Some(contents) = loaded.as_ref().map(|loaded| &loaded.contents) {
             (self.policies, self.accounts) = contents.over(&self.policies, &self.accounts);
             self.mode = contents.mode.or(self.mode);
@@ -383,7 +390,7 @@ impl Builder {
                 self.exempt.clone_from(exempt);
             }
         }
-        crate::config::Config::new(base.0, base.1, loaded.as_ref())
+        crate::config::Config::new(base, loaded.as_ref())
     }
 }
 

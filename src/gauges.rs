@@ -1,13 +1,16 @@
-//! What the recorder is told of the switch, of quotas in force and of the configuration.
+//! What the recorder is told of the switch, of quotas in force, of the roster and of the configuration.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use metrics::Label;
 
 use crate::admit::Mode;
+use crate::caller::{EXEMPT, OTHER, Provenance};
+use crate::pipeline::Core;
 use crate::record::handles::{Flush, GaugeHandle};
 use crate::record::names;
-use crate::registry::Registry;
+use crate::roster::{Account, Key, Roster};
 use crate::upkeep::Upkeep;
 
 /// The gauges of admission.
@@ -16,6 +19,12 @@ pub(crate) struct Gauges {
     modes: Vec<(Mode, GaugeHandle)>,
     /// By the label of the caller's row.
     quotas: HashMap<Box<str>, GaugeHandle>,
+    /// The roster that [`Gauges::info`] tells of.
+    told: Option<Arc<Roster>>,
+    /// By their labels.
+    info: HashMap<[String; 5], GaugeHandle>,
+    /// By caller and id.
+    keys: HashMap<(String, String), GaugeHandle>,
     #[cfg(feature = "config")]
     config: Option<(String, GaugeHandle)>,
     #[cfg(feature = "config")]
@@ -31,6 +40,9 @@ impl Gauges {
         Self {
             modes: Mode::ALL.into_iter().map(mode).collect(),
             quotas: HashMap::new(),
+            told: None,
+            info: HashMap::new(),
+            keys: HashMap::new(),
             #[cfg(feature = "config")]
             config: None,
             #[cfg(feature = "config")]
@@ -44,16 +56,28 @@ impl Gauges {
             gauge.set(if *mode == now { 1.0 } else { 0.0 }, flush);
         }
         if flush.limits || !self.quotas.is_empty() {
-            self.flush_quotas(&upkeep.core.registry, flush);
+            self.flush_quotas(&upkeep.core, flush);
         }
+        let roster = upkeep.core.registry.roster();
+        self.flush_info(&roster, flush);
+        self.flush_keys(&roster, flush);
         #[cfg(feature = "config")]
         self.flush_config(&upkeep.config, flush);
     }
 
-    fn flush_quotas(&mut self, registry: &Registry, flush: &Flush<'_>) {
+    fn flush_quotas(&mut self, core: &Core, flush: &Flush<'_>) {
         let mut in_force = HashMap::new();
-        for entry in registry.entries() {
-            let quota = entry.seat().and_then(|seat| seat.terms()?.quota());
+        let entries = if flush.limits {
+            core.registry.entries()
+        } else {
+            Vec::new()
+        };
+        for entry in entries {
+            // Probes have no quota, and those without room share one for each provenance.
+            if matches!(entry.name(), EXEMPT | OTHER) {
+                continue;
+            }
+            let quota = core.admission.quota_of(&entry.subject());
             if let (Some(row), Some(quota)) = (entry.row(), quota) {
                 in_force.insert(row.label.clone(), quota.rate());
             }
@@ -70,6 +94,68 @@ impl Gauges {
             let rate = in_force.get(label).copied();
             gauge.set(rate.unwrap_or(0.0), flush);
             rate.is_some()
+        });
+    }
+
+    fn flush_info(&mut self, roster: &Arc<Roster>, flush: &Flush<'_>) {
+        if self
+            .told
+            .as_ref()
+            .is_some_and(|told| Arc::ptr_eq(told, roster))
+        {
+            for gauge in self.info.values_mut() {
+                gauge.set(1.0, flush);
+            }
+            return;
+        }
+        self.told = Some(Arc::clone(roster));
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let labels = |account: &Account| {
+            let provenance = if account.accept_claimed {
+                Provenance::Claimed
+            } else {
+                Provenance::Verified
+            };
+            [
+                account.name.clone(),
+                text(&account.owner),
+                text(&account.contact),
+                text(&account.tier),
+                provenance.as_str().to_owned(),
+            ]
+        };
+        let named: HashSet<_> = roster.accounts().map(labels).collect();
+        for values in &named {
+            let gauge = || {
+                let names = ["caller", "owner", "contact", "tier", "provenance"];
+                let labels = names.into_iter().zip(values.clone());
+                let labels = labels.map(|(name, value)| Label::new(name, value));
+                GaugeHandle::new(names::CALLER_INFO, labels.collect())
+            };
+            self.info.entry(values.clone()).or_insert_with(gauge);
+        }
+        self.info.retain(|values, gauge| {
+            let stays = named.contains(values);
+            gauge.set(if stays { 1.0 } else { 0.0 }, flush);
+            stays
+        });
+    }
+
+    fn flush_keys(&mut self, roster: &Roster, flush: &Flush<'_>) {
+        let used = |key: &Key| Some(((key.caller.clone(), key.id.clone()), key.last_used()?));
+        let used: HashMap<_, _> = roster.keys().filter_map(used).collect();
+        for key in used.keys() {
+            let gauge = || {
+                let caller = Label::new("caller", key.0.clone());
+                let id = Label::new("key_id", key.1.clone());
+                GaugeHandle::new(names::KEY_LAST_USED, vec![caller, id])
+            };
+            self.keys.entry(key.clone()).or_insert_with(gauge);
+        }
+        self.keys.retain(|key, gauge| {
+            let secs = used.get(key);
+            gauge.set(secs.map_or(0.0, |secs| *secs as f64), flush);
+            secs.is_some()
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admit::{Policy, Quota};
@@ -31,6 +32,17 @@ pub struct Account {
     pub(crate) accept_claimed: bool,
     pub(crate) keys: Vec<ApiKey>,
     pub(crate) policy: Policy,
+    #[cfg(feature = "config")]
+    pub(crate) expect: Option<Expect>,
+}
+
+/// A rise that was announced, such as a load test.
+#[cfg(feature = "config")]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Expect {
+    /// Times the caller's own baseline.
+    pub(crate) factor: f64,
+    pub(crate) until: Timestamp,
 }
 
 impl Account {
@@ -148,7 +160,7 @@ impl fmt::Debug for ApiKey {
 /// A roster in force: accounts by name, keys by hash.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    accounts: HashMap<String, Account>,
+    accounts: HashMap<String, Arc<Account>>,
     keys: HashMap<[u8; 32], Key>,
 }
 
@@ -204,7 +216,7 @@ impl Roster {
             }
             if roster
                 .accounts
-                .insert(account.name.clone(), account)
+                .insert(account.name.clone(), Arc::new(account))
                 .is_some()
             {
                 problems.push(format!("{path}: is named twice"));
@@ -217,12 +229,27 @@ impl Roster {
         }
     }
 
-    pub(crate) fn account(&self, name: &str) -> Option<&Account> {
+    /// Takes over when the keys of an earlier roster were last used.
+    #[cfg(feature = "config")]
+    pub(crate) fn remember(&self, before: &Self) {
+        for (hash, key) in &self.keys {
+            let known = before.keys.get(hash).filter(|old| old.caller == key.caller);
+            if let Some(secs) = known.and_then(Key::last_used) {
+                key.last_used.fetch_max(secs, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
+    pub(crate) fn account(&self, name: &str) -> Option<&Arc<Account>> {
         self.accounts.get(name)
     }
 
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.values()
+        self.accounts.values().map(|account| &**account)
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {

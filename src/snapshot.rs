@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::Index;
 
-pub use crate::admit::snapshot::{ByReason, CeilingSnapshot, PolicySnapshot};
+pub use crate::admit::snapshot::{AdaptiveSnapshot, ByReason, CeilingSnapshot, PolicySnapshot};
 use crate::admit::{Admission, Mode};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
@@ -285,7 +285,7 @@ impl Snapshot {
         let mut callers: Vec<_> = registry
             .entries()
             .iter()
-            .map(|entry| CallerSnapshot::take(entry, registry))
+            .map(|entry| CallerSnapshot::take(entry, registry, admission))
             .filter(|caller| {
                 caller.counts.started > 0 || (caller.on_roster && !caller.name.starts_with("__"))
             })
@@ -336,27 +336,28 @@ impl UnknownSnapshot {
 }
 
 impl CallerSnapshot {
-    pub(crate) fn take(entry: &Entry, registry: &Registry) -> Self {
+    pub(crate) fn take(entry: &Entry, registry: &Registry, admission: &Admission) -> Self {
         let (totals, in_other) = entry.totals_and_in_other();
         let (rates, weight) = {
             let pace = entry.pace();
             (pace.rates(), pace.weight(totals.started))
         };
         let account = registry.account(entry);
+        let terms = entry
+            .seat()
+            .and_then(|seat| admission.terms_of(seat, &entry.subject()));
         let mut caller = Self {
             name: entry.name().to_owned(),
             label: None,
             provenance: entry.provenance(),
             exported: false,
             on_roster: account.is_some(),
-            owner: account.and_then(|account| account.owner.clone()),
+            owner: account.as_ref().and_then(|account| account.owner.clone()),
             contact: account.and_then(|account| account.contact.clone()),
             weight,
             counts: Counts::from(&totals),
             in_other: Counts::from(&in_other),
-            policy: entry
-                .seat()
-                .and_then(|seat| Some(PolicySnapshot::from(&*seat.terms()?))),
+            policy: terms.map(|terms| PolicySnapshot::from(&*terms)),
             rates: Rates {
                 ten_seconds: rates[0],
                 minute: rates[1],

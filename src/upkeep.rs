@@ -63,8 +63,6 @@ struct State {
     impersonations: CounterHandle,
     overflow: CounterHandle,
     build_info: GaugeHandle,
-    caller_info: Vec<GaugeHandle>,
-    keys: HashMap<(String, String), GaugeHandle>,
     gauges: Gauges,
     told_missing: bool,
     /// Room for what is read of a row.
@@ -96,28 +94,7 @@ fn is_live(recorder: &dyn Recorder, tracked: usize) -> bool {
 }
 
 impl Exporter {
-    pub(crate) fn new(core: &Core, route_series: usize) -> Self {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let caller_info = core.registry.roster().accounts().map(|account| {
-            GaugeHandle::new(
-                names::CALLER_INFO,
-                vec![
-                    Label::new("caller", account.name.clone()),
-                    Label::new("owner", text(&account.owner)),
-                    Label::new("contact", text(&account.contact)),
-                    Label::new("tier", text(&account.tier)),
-                    Label::new(
-                        "provenance",
-                        if account.accept_claimed {
-                            Provenance::Claimed
-                        } else {
-                            Provenance::Verified
-                        }
-                        .as_str(),
-                    ),
-                ],
-            )
-        });
+    pub(crate) fn new(route_series: usize) -> Self {
         Self(Mutex::new(State {
             recorder: None,
             renewed: Timestamp::ZERO,
@@ -133,8 +110,6 @@ impl Exporter {
                     env!("CARGO_PKG_VERSION"),
                 )],
             ),
-            caller_info: caller_info.collect(),
-            keys: HashMap::new(),
             gauges: Gauges::new(),
             told_missing: false,
             reading: Box::default(),
@@ -218,27 +193,6 @@ impl State {
             .bring_to(core.registry.impersonations(), &flush);
         self.overflow.bring_to(core.registry.overflow(), &flush);
         self.build_info.set(1.0, &flush);
-        for info in &mut self.caller_info {
-            info.set(1.0, &flush);
-        }
-        for key in core.registry.roster().keys() {
-            let Some(secs) = key.last_used() else {
-                continue;
-            };
-            let gauge = self
-                .keys
-                .entry((key.caller.clone(), key.id.clone()))
-                .or_insert_with(|| {
-                    GaugeHandle::new(
-                        names::KEY_LAST_USED,
-                        vec![
-                            Label::new("caller", key.caller.clone()),
-                            Label::new("key_id", key.id.clone()),
-                        ],
-                    )
-                });
-            gauge.set(secs as f64, &flush);
-        }
     }
 }
 
@@ -255,7 +209,7 @@ pub(crate) struct Upkeep {
 
 impl Upkeep {
     pub(crate) fn new(core: Arc<Core>, watch: Watch, route_series: usize) -> Self {
-        let exporter = Exporter::new(&core, route_series);
+        let exporter = Exporter::new(route_series);
         Self {
             exporter,
             rolled: Mutex::new(core.ticker.now()),

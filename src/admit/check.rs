@@ -1,49 +1,65 @@
 //! What is wrong with policies: every problem at once, with its path and its remedy.
 
-use super::policy::{Block, Policies, Policy, quota_of};
+use super::policy::{Block, Policies, Policy};
+use super::quota::Quota;
 use super::terms::{Subject, routes_of};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 
+/// `table.name`, with the name in quotes where TOML wants it so.
+fn at(table: &str, name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !name.is_empty() && name.bytes().all(bare) {
+        format!("{table}.{name}")
+    } else {
+        format!("{table}.{name:?}")
+    }
+}
+
 impl Policies {
     /// Everything that is wrong, with the paths of the configuration.
     pub(crate) fn problems(&self, now: Timestamp) -> Vec<String> {
+        let mut problems = self.problems_of_tables(now);
+        problems.extend(self.problems_between_tables());
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    /// What is wrong with each table, whatever others say.
+    pub(crate) fn problems_of_tables(&self, now: Timestamp) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut table = |path: &str, policy: &Policy| check_table(path, policy, now, &mut problems);
-        table("default", &self.default);
-        for (provenance, policy) in Provenance::ALL.iter().zip(&self.provenance) {
-            table(&format!("provenance.{provenance}"), policy);
-        }
-        for (name, policy) in &self.tiers {
-            table(&format!("tier.{name}"), policy);
-        }
-        for (name, caller) in &self.callers {
-            table(&format!("caller.{name}"), &caller.policy);
-        }
         for (path, policy) in self.tables_without_total() {
+            check_table(&path, policy, now, &mut problems);
             if policy.total.is_some() {
                 problems.push(format!(
                     "{path}.total: belongs to a provenance; use `quota` here"
                 ));
             }
         }
-        for (name, caller) in &self.callers {
-            if let Some(tier) = caller
-                .tier
-                .as_ref()
-                .filter(|tier| !self.tiers.contains_key(*tier))
-            {
-                problems.push(format!(
-                    "caller.{name}.tier: there is no tier {tier:?}; add [tier.{tier}]"
-                ));
-            }
+        for (provenance, policy) in Provenance::ALL.iter().zip(&self.provenance) {
+            let path = format!("provenance.{provenance}");
+            check_table(&path, policy, now, &mut problems);
         }
         if let Some(problem) = self.ceiling.and_then(|ceiling| ceiling.problem()) {
             problems.push(format!("ceiling.{problem}"));
         }
+        problems
+    }
+
+    /// What shows only once all tables are there: another file, or the program, may add one.
+    pub(crate) fn problems_between_tables(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, caller) in &self.callers {
+            let tier = caller.tier.as_ref();
+            if let Some(tier) = tier.filter(|tier| !self.tiers.contains_key(*tier)) {
+                let (path, wanted) = (at("caller", name), at("tier", tier));
+                problems.push(format!(
+                    "{path}.tier: there is no tier {tier:?}; add [{wanted}]"
+                ));
+            }
+        }
         self.check_found(&mut problems);
-        problems.sort();
-        problems.dedup();
         problems
     }
 
@@ -51,11 +67,11 @@ impl Policies {
         let tiers = self
             .tiers
             .iter()
-            .map(|(name, policy)| (format!("tier.{name}"), policy));
+            .map(|(name, policy)| (at("tier", name), policy));
         let callers = self
             .callers
             .iter()
-            .map(|(name, c)| (format!("caller.{name}"), &c.policy));
+            .map(|(name, c)| (at("caller", name), &c.policy));
         [("default".to_owned(), &self.default)]
             .into_iter()
             .chain(tiers)
@@ -76,7 +92,7 @@ impl Policies {
             .map(|name| of(name, Provenance::Verified, true));
         for subject in anonymous.into_iter().chain(named) {
             let tables = self.tables(&subject);
-            let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+            let quota = self.quota_of(&subject);
             let burst = tables
                 .iter()
                 .find(|table| table.burst.is_some() && table.quota.is_none());
@@ -88,18 +104,55 @@ impl Policies {
                     self.path_of(table)
                 ));
             }
+            let total = self.provenance.get(subject.provenance as usize);
+            let total = total.and_then(|table| table.total);
             for (route, own, cost) in routes_of(&tables) {
-                let table = tables
-                    .iter()
-                    .find(|table| table.costs.iter().any(|(name, _)| name == route));
-                if let (Some(quota), Some(table)) = (own.or(quota), table)
-                    && cost > quota.max_burst()
-                {
+                self.check_route((route, own.or(quota), cost), &tables, total, problems);
+            }
+        }
+    }
+
+    /// A route with the quota that measures it, and what a request of it takes.
+    fn check_route(
+        &self,
+        (route, quota, cost): (&str, Option<Quota>, u32),
+        tables: &[&Policy],
+        total: Option<Quota>,
+        problems: &mut Vec<String>,
+    ) {
+        let prices = |table: &&&Policy| table.costs.iter().any(|(name, _)| name == route);
+        if let Some(table) = tables.iter().find(prices) {
+            let path = self.path_of(table);
+            let bounds = [("", quota), ("total ", total)];
+            for (which, quota) in bounds.into_iter().filter_map(|(w, q)| Some((w, q?))) {
+                if cost > quota.max_burst() {
                     problems.push(format!(
-                        "{}.cost.{route:?}: {cost} is above the burst of \"{quota}\"; use a burst of {cost} or more",
-                        self.path_of(table)
+                        "{path}.cost.{route:?}: {cost} is above the burst of {which}\"{quota}\"; use a burst of {cost} or more"
                     ));
                 }
+            }
+        }
+        let rule_of = |table: &Policy| {
+            let mut rules = table.routes.iter().filter(|(name, _)| name == route);
+            rules.find_map(|(_, rule)| rule.burst.map(|burst| (burst, rule.quota)))
+        };
+        let bursts = tables
+            .iter()
+            .filter_map(|table| Some((table, rule_of(table)?)));
+        let has_quota = |table: &&Policy| {
+            let mut rules = table.routes.iter().filter(|(name, _)| name == route);
+            rules.any(|(_, rule)| rule.quota.is_some())
+        };
+        for (table, (burst, beside)) in bursts {
+            let path = self.path_of(table);
+            match beside.or(quota).map(|quota| quota.with_burst(Some(burst))) {
+                _ if !tables.iter().any(has_quota) => problems.push(format!(
+                    "{path}.route.{route:?}.burst: there is no quota for this route; add `quota` beside it"
+                )),
+                Some(quota) if burst > 0 => problems.extend(quota.problem().map(|problem| {
+                    format!("{path}.route.{route:?}.burst: \"{quota}\" {problem}")
+                })),
+                _ => {}
             }
         }
     }

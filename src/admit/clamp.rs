@@ -1,6 +1,5 @@
 //! Emergency quotas: set by a person in an incident, over every policy, until they end by themselves.
 
-use super::policy::{Mode, Policy};
 use super::quota::Quota;
 use crate::clock::Timestamp;
 
@@ -9,7 +8,7 @@ use crate::clock::Timestamp;
 struct Clamp {
     name: String,
     until: Timestamp,
-    policy: Policy,
+    quota: Quota,
 }
 
 /// The clamps in force. There are as many as people have set.
@@ -23,11 +22,7 @@ impl Clamps {
         self.0.push(Clamp {
             name: name.to_owned(),
             until,
-            policy: Policy {
-                quota: Some(quota),
-                mode: Some(Mode::Enforce),
-                ..Policy::default()
-            },
+            quota,
         });
     }
 
@@ -46,12 +41,10 @@ impl Clamps {
         over
     }
 
-    /// The policy that goes before all others, for this name.
-    pub(super) fn of(&self, name: &str) -> Option<&Policy> {
-        self.0
-            .iter()
-            .find(|clamp| clamp.name == name)
-            .map(|clamp| &clamp.policy)
+    /// The quota that goes before all others, for this name.
+    pub(super) fn of(&self, name: &str) -> Option<Quota> {
+        let clamp = self.0.iter().find(|clamp| clamp.name == name);
+        clamp.map(|clamp| clamp.quota)
     }
 
     pub(super) fn any(&self) -> bool {

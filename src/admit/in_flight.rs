@@ -62,9 +62,9 @@ impl Permit {
         self.ceiling = true;
     }
 
-    /// A frame of a response has passed that began at `begun`. A long response leaves the counts and becomes one
-    /// of the caller's streams, while there is room for one; beyond that it stays where it is. Looks at the time
-    /// that another request has read, which is precise enough.
+    /// A frame of a response has passed that began at `begun`. A long response leaves the ceiling's count, and
+    /// where the caller has a number of streams of its own, it becomes one of these while there is room. Looks at
+    /// the time that another request has read, which is precise enough.
     #[inline]
     pub(crate) fn streams_since(&mut self, begun: Timestamp) {
         if self.holds_any() && !self.stream && self.seat.room.coarse_now().since(begun) >= STREAM {
@@ -74,14 +74,25 @@ impl Permit {
 
     #[cold]
     fn become_stream(&mut self) {
-        let max = self.seat.terms().and_then(|terms| terms.max_streams());
         let before = self.seat.streams.fetch_add(1, Ordering::AcqRel);
-        if max.is_some_and(|max| before >= max) {
-            self.seat.streams.fetch_sub(1, Ordering::AcqRel);
-            return;
+        match self.seat.terms().and_then(|terms| terms.max_streams()) {
+            Some(max) if before >= max => {
+                self.seat.streams.fetch_sub(1, Ordering::AcqRel);
+                return;
+            }
+            Some(_) => self.release(),
+            // Nothing else bounds them: they stay in the caller's own count.
+            None => self.leave_ceiling(),
         }
-        self.release();
         self.stream = true;
+    }
+
+    /// The head of the response is there, `took` after that of the request.
+    #[inline]
+    pub(crate) fn answered(&self, took: Duration) {
+        if self.ceiling {
+            self.seat.room.adaptive().answered(took);
+        }
     }
 
     /// Takes what is held over to another caller: who the request is from was said late.
@@ -101,6 +112,10 @@ impl Permit {
 
     fn release(&mut self) {
         self.leave_place();
+        self.leave_ceiling();
+    }
+
+    fn leave_ceiling(&mut self) {
         if std::mem::take(&mut self.ceiling) {
             self.seat.room.leave(&self.seat);
         }

@@ -82,8 +82,9 @@ impl Policy {
         self
     }
 
-    /// How many responses that still stream after ten seconds may leave the counts of what is in flight, the
-    /// ceiling's included. Those beyond stay counted.
+    /// How many of a caller's responses that still stream after ten seconds are counted apart: they leave the
+    /// count of [`Policy::max_in_flight`] and the ceiling's. Those beyond stay in both. Without this all of them
+    /// leave the ceiling's count and stay in the caller's own.
     #[must_use]
     pub fn max_streams(mut self, streams: u32) -> Self {
         self.max_streams = Some(streams);
@@ -183,6 +184,15 @@ pub(crate) struct Policies {
     pub(crate) tiers: HashMap<String, Policy>,
     pub(crate) callers: HashMap<String, CallerPolicy>,
     pub(crate) ceiling: Option<Ceiling>,
+    pub(crate) on_runaway: Option<OnRunaway>,
+}
+
+/// What is done about a caller in a runaway.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct OnRunaway {
+    /// Times the caller's own baseline.
+    pub(crate) clamp: f64,
+    pub(crate) mode: Mode,
 }
 
 /// What one caller by name may do.
@@ -201,6 +211,12 @@ impl Policies {
             .chain(self.tiers.values());
         let callers = self.callers.values().map(|caller| &caller.policy);
         self.ceiling.is_some() || tables.chain(callers).any(Policy::limits)
+    }
+
+    /// The quota of a caller, where no clamp says another.
+    pub(super) fn quota_of(&self, subject: &Subject<'_>) -> Option<Quota> {
+        let tables = self.tables(subject);
+        quota_of(tables.iter().map(|table| (table.quota, table.burst)))
     }
 
     /// The tables that apply, the narrowest first. The default does not reach requests without a caller: they may

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 
-use super::ceiling::{Level, Party, Room};
 use super::patience::Patience;
 use super::policy::{Subject, Terms};
+use super::room::{Level, Party, Room};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 
@@ -17,6 +17,8 @@ use crate::clock::Timestamp;
 pub(crate) struct Seat {
     pub(super) room: Arc<Room>,
     pub(super) party: Party,
+    /// Whether it is several callers', of whom one must not answer for another.
+    pub(super) shared: bool,
     /// What applies to the caller, of the policies of one generation.
     pub(super) terms: ArcSwapOption<Terms>,
     pub(super) renewing: Mutex<()>,
@@ -47,6 +49,7 @@ impl Seat {
         Self {
             room: Arc::clone(room),
             party,
+            shared: subject.name.starts_with("__"),
             terms: ArcSwapOption::empty(),
             renewing: Mutex::default(),
             in_flight: AtomicU32::new(0),

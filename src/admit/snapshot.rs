@@ -18,6 +18,24 @@ pub struct CeilingSnapshot {
     pub hard_max: u32,
     /// Whether it refuses, or counts what it would refuse.
     pub mode: Mode,
+    /// The adaptive ceiling that is computed beside it.
+    pub adaptive: Option<AdaptiveSnapshot>,
+}
+
+/// An adaptive ceiling, which refuses nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct AdaptiveSnapshot {
+    /// What `max_in_flight` would be now.
+    pub max_in_flight: u32,
+    /// The least that it may be.
+    pub min: u32,
+    /// The most.
+    pub max: u32,
+    /// Requests that it would have refused: they came when it was reached, from callers with their fair share of it.
+    /// More than an enforced one would, since those that it would have refused take room here.
+    pub would_refuse: u64,
 }
 
 /// What applies to a caller.
@@ -80,11 +98,18 @@ impl From<[u64; Reason::COUNT]> for ByReason {
 impl CeilingSnapshot {
     pub(crate) fn take(admission: &Admission) -> Option<Self> {
         let (in_flight, ceiling) = admission.ceiling()?;
+        let adaptive = |(limit, (min, max), would_refuse)| AdaptiveSnapshot {
+            max_in_flight: limit,
+            min,
+            max,
+            would_refuse,
+        };
         Some(Self {
             in_flight,
             max_in_flight: ceiling.max_in_flight,
             hard_max: ceiling.hard(),
             mode: ceiling.mode,
+            adaptive: admission.room.adaptive().read().map(adaptive),
         })
     }
 }

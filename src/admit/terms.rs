@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::bucket::{Account, Bucket};
 use super::policy::{Block, Mode, Policy, quota_of};
-use super::quota::{Bucket, Quota};
+use super::quota::Quota;
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 
@@ -25,8 +26,8 @@ pub(crate) struct Terms {
     pub(super) mode: Mode,
     pub(super) block: Option<Block>,
     pub(super) allow: bool,
-    pub(super) bucket: Option<Arc<Bucket>>,
-    pub(super) routes: Box<[RouteTerms]>,
+    tokens: Account,
+    routes: Box<[RouteTerms]>,
     pub(super) max_in_flight: Option<u32>,
     max_streams: Option<u32>,
     pub(super) weight: f64,
@@ -34,8 +35,8 @@ pub(crate) struct Terms {
     pub(super) total: Option<(Arc<Bucket>, Mode)>,
     /// What the ceiling does, if there is one.
     pub(super) ceiling: Option<Mode>,
-    /// One quota for all routes, while a clamp lasts.
-    clamped: bool,
+    /// One quota for all routes, enforced and for allowed callers too, while a clamp lasts.
+    pub(super) clamped: bool,
 }
 
 /// What policies say of a caller: its tables, the narrowest first, and what it shares.
@@ -44,18 +45,40 @@ pub(super) struct Found<'a> {
     pub(super) tables: &'a [&'a Policy],
     pub(super) total: Option<(Arc<Bucket>, Mode)>,
     pub(super) ceiling: Option<Mode>,
-    pub(super) clamped: bool,
+    /// The quota of a clamp, in place of all others.
+    pub(super) clamp: Option<Quota>,
 }
 
 #[derive(Debug)]
-pub(super) struct RouteTerms {
+struct RouteTerms {
     route: Box<str>,
     cost: u32,
-    bucket: Option<Arc<Bucket>>,
+    tokens: Account,
 }
 
 /// The quotas that provenances share, by provenance.
-pub(super) type Totals = [Option<(Arc<Bucket>, Mode)>; Provenance::ALL.len()];
+pub(super) type Totals = [Total; Provenance::ALL.len()];
+
+/// What all callers of a provenance share.
+#[derive(Debug, Default)]
+pub(super) struct Total {
+    tokens: Account,
+    mode: Mode,
+}
+
+impl Total {
+    /// The total that a table gives, where this one was.
+    pub(super) fn under(&self, table: &Policy, now: Timestamp) -> Self {
+        Self {
+            tokens: self.tokens.under(table.total, now),
+            mode: table.mode.unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn in_force(&self) -> Option<(Arc<Bucket>, Mode)> {
+        Some((Arc::clone(self.tokens.bucket()?), self.mode))
+    }
+}
 
 impl Terms {
     /// What was found for a caller. Buckets whose quota is what it was stay; a changed one inherits.
@@ -66,19 +89,12 @@ impl Terms {
         now: Timestamp,
     ) -> Self {
         let tables = found.tables;
-        let quota = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+        let written = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+        let quota = found.clamp.or(written);
         let first =
             |field: fn(&Policy) -> Option<u32>| tables.iter().find_map(|table| field(table));
-        let routes = routes_of(tables).into_iter().map(|(route, quota, cost)| {
-            let old = before
-                .and_then(|before| before.route_named(route))
-                .and_then(|old| old.bucket.as_ref());
-            RouteTerms {
-                route: route.into(),
-                cost,
-                bucket: renewed(quota, old, now),
-            }
-        });
+        let nothing = Account::default();
+        let tokens = before.map_or(&nothing, |before| &before.tokens);
         Self {
             generation,
             mode: tables
@@ -87,19 +103,39 @@ impl Terms {
                 .unwrap_or_default(),
             block: tables.iter().find_map(|table| table.block),
             allow: tables.iter().find_map(|table| table.allow).unwrap_or(false),
-            bucket: renewed(quota, before.and_then(|before| before.bucket.as_ref()), now),
-            routes: routes.collect(),
+            tokens: tokens.under(quota, now),
+            routes: Self::routes(tables, before, now),
             max_in_flight: first(|table| table.max_in_flight),
             max_streams: first(|table| table.max_streams),
             weight: tables.iter().find_map(|table| table.weight).unwrap_or(1.0),
             total: found.total,
             ceiling: found.ceiling,
-            clamped: found.clamped,
+            clamped: found.clamp.is_some(),
         }
     }
 
-    fn route_named(&self, route: &str) -> Option<&RouteTerms> {
-        self.routes.iter().find(|known| *known.route == *route)
+    /// The routes that tables name, and those that are named no more while something is owed there.
+    fn routes(tables: &[&Policy], before: Option<&Self>, now: Timestamp) -> Box<[RouteTerms]> {
+        let old = before.map_or(&[][..], |before| &before.routes);
+        let named = routes_of(tables);
+        let nothing = Account::default();
+        let tokens_of = |route: &str| {
+            let known = old.iter().find(|known| *known.route == *route);
+            known.map_or(&nothing, |known| &known.tokens)
+        };
+        let gone = old.iter().filter(|known| {
+            known.tokens.owes(now) && !named.iter().any(|(route, ..)| **route == *known.route)
+        });
+        let all = named
+            .iter()
+            .copied()
+            .chain(gone.map(|known| (&*known.route, None, 1)));
+        all.map(|(route, quota, cost)| RouteTerms {
+            route: route.into(),
+            cost,
+            tokens: tokens_of(route).under(quota, now),
+        })
+        .collect()
     }
 
     /// The bucket that measures a request of this route, and how many tokens it takes.
@@ -113,9 +149,12 @@ impl Terms {
             rest == Some(template)
         };
         match self.routes.iter().find(is) {
-            None => (self.bucket.as_ref(), 1),
-            Some(route) if self.clamped => (self.bucket.as_ref(), route.cost),
-            Some(route) => (route.bucket.as_ref().or(self.bucket.as_ref()), route.cost),
+            None => (self.tokens.bucket(), 1),
+            Some(route) if self.clamped => (self.tokens.bucket(), route.cost),
+            Some(route) => {
+                let bucket = route.tokens.bucket().or(self.tokens.bucket());
+                (bucket, route.cost)
+            }
         }
     }
 
@@ -124,16 +163,12 @@ impl Terms {
     }
 
     pub(super) fn has_debt(&self, now: Timestamp) -> bool {
-        let routes = self.routes.iter().filter_map(|route| route.bucket.as_ref());
-        self.bucket
-            .iter()
-            .chain(routes)
-            .any(|bucket| bucket.has_debt(now))
+        self.tokens.owes(now) || self.routes.iter().any(|route| route.tokens.owes(now))
     }
 
     /// The caller's quota in force.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.bucket.as_ref().map(|bucket| bucket.quota)
+        self.tokens.bucket().map(|bucket| bucket.quota)
     }
 
     /// How many requests it may have in flight.
@@ -179,18 +214,4 @@ pub(super) fn routes_of<'a>(tables: &[&'a Policy]) -> Vec<(&'a str, Option<Quota
         )
     };
     names.into_iter().map(row).collect()
-}
-
-/// The bucket for a quota, where `before` was.
-pub(super) fn renewed(
-    quota: Option<Quota>,
-    before: Option<&Arc<Bucket>>,
-    now: Timestamp,
-) -> Option<Arc<Bucket>> {
-    let quota = quota?;
-    Some(match before {
-        Some(old) if old.quota == quota => Arc::clone(old),
-        Some(old) => Arc::new(Bucket::inheriting(quota, old, now)),
-        None => Arc::new(Bucket::new(quota)),
-    })
 }

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use toml::{Table, Value};
 
 use super::read::{Reader, time_of};
-use crate::admit::policy::{Block, RoutePolicy};
+use crate::admit::policy::{Block, OnRunaway, RoutePolicy};
 use crate::admit::{Ceiling, Mode, Policies, Policy};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::roster::{Account, ApiKey};
+use crate::roster::{Account, ApiKey, Expect};
 
 /// A configuration that has been read.
 #[derive(Clone, Debug, Default)]
@@ -54,37 +54,13 @@ pub(super) fn read(table: &Table, now: Timestamp, problems: &mut Vec<String>) ->
     let accounts = top.each("caller", |name, table| account(name, table, now));
     contents.accounts = accounts.into_iter().map(|(_, account)| account).collect();
     policies.ceiling = top.within("ceiling", ceiling).flatten();
-    top.within("on_runaway", |table| {
-        if table
-            .number("clamp")
-            .is_some_and(|clamp| !(clamp >= 1.0 && clamp.is_finite()))
-        {
-            table.say(
-                "clamp",
-                "is not a factor; use 1 or more, times the caller's own baseline",
-            );
-        }
-        limit_mode(table);
-    });
+    policies.on_runaway = top.within("on_runaway", on_runaway).flatten();
     if top.any("fleet").is_some() {
         top.say(
             "fleet",
             "needs the feature `redis` of callerid; build with it, or leave the table out",
         );
         top.within("fleet", fleet);
-    }
-    for account in &contents.accounts {
-        if let Some(tier) = &account.tier
-            && !policies.tiers.contains_key(tier)
-        {
-            top.say(
-                "caller",
-                format_args!(
-                    "{}.tier: there is no tier {tier:?}; add [tier.{tier}]",
-                    account.name
-                ),
-            );
-        }
     }
     top.end();
     contents
@@ -159,21 +135,52 @@ fn account(name: &str, table: &mut Reader<'_>, now: Timestamp) -> Account {
     account.tier = text(table.text("tier"));
     account.accept_claimed = table.word("accept", &["claimed", "verified"]) == Some("claimed");
     account.keys = keys(table);
-    table.within("expect", |expect| {
-        if expect
-            .number("factor")
-            .is_some_and(|factor| !(factor >= 1.0 && factor.is_finite()))
-        {
-            expect.say("factor", "is not a factor; use 1 or more");
-        }
-        if expect.time("until").is_some_and(|end| end <= now) {
-            expect.say(
-                "until",
-                "is in the past; use a later time, or leave `expect` out",
-            );
-        }
-    });
+    account.expect = table.within("expect", |table| expect(table, now)).flatten();
     account.policy(policy(table))
+}
+
+/// A factor of at least 1, which a table needs.
+fn factor(table: &mut Reader<'_>, key: &'static str, of: &str) -> Option<f64> {
+    if !table.has(key) {
+        table.say(key, format_args!("is missing; say how many times {of}"));
+    }
+    let factor = table.number(key)?;
+    let usable = factor >= 1.0 && factor.is_finite();
+    if !usable {
+        table.say(
+            key,
+            format_args!("is not a factor; use 1 or more, times {of}"),
+        );
+    }
+    usable.then_some(factor)
+}
+
+const BASELINE: &str = "the caller's own baseline";
+
+fn expect(table: &mut Reader<'_>, now: Timestamp) -> Option<Expect> {
+    let factor = factor(table, "factor", BASELINE);
+    if !table.has("until") {
+        table.say("until", "is missing; what is expected has an end");
+    }
+    let until = table.time("until");
+    if until.is_some_and(|end| end <= now) {
+        table.say(
+            "until",
+            "is in the past; use a later time, or leave `expect` out",
+        );
+    }
+    let (factor, until) = (factor?, until?);
+    Some(Expect { factor, until })
+}
+
+fn on_runaway(table: &mut Reader<'_>) -> Option<OnRunaway> {
+    let (clamp, mode) = (factor(table, "clamp", BASELINE), limit_mode(table));
+    // An alert is cheap, a limit needs more: it is tried first.
+    let mode = mode.unwrap_or(Mode::Shadow);
+    Some(OnRunaway {
+        clamp: clamp?,
+        mode,
+    })
 }
 
 fn keys(table: &mut Reader<'_>) -> Vec<ApiKey> {
@@ -216,6 +223,7 @@ fn ceiling(table: &mut Reader<'_>) -> Option<Ceiling> {
         table.count("hard_max"),
         limit_mode(table),
     );
+    let adaptive = table.within("adaptive", adaptive).flatten();
     if max.is_none() {
         table.say(
             "max_in_flight",
@@ -226,7 +234,27 @@ fn ceiling(table: &mut Reader<'_>) -> Option<Ceiling> {
         max_in_flight: max?,
         hard_max,
         mode: mode.unwrap_or_default(),
+        adaptive,
     })
+}
+
+fn adaptive(table: &mut Reader<'_>) -> Option<(u32, u32)> {
+    if table.word("mode", &["enforce", "shadow"]) == Some("enforce") {
+        table.say(
+            "mode",
+            "\"enforce\" is not offered: it is computed and shown, and refuses nothing; use \"shadow\"",
+        );
+    }
+    let bounds = (table.count("min"), table.count("max"));
+    for (field, bound) in [("min", bounds.0), ("max", bounds.1)] {
+        if bound.is_none() {
+            table.say(
+                field,
+                "is missing; an adaptive ceiling has a least and a most",
+            );
+        }
+    }
+    bounds.0.zip(bounds.1)
 }
 
 /// The fields are known, so that a mistake in them is said together with the missing feature.

@@ -17,8 +17,9 @@ use crate::admit::{Mode, Policies, Policy};
 use crate::builder::Builder;
 use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Timestamp};
+use crate::pipeline::{Core, Exempt};
 use crate::record::row::lock;
-use crate::roster::Account;
+use crate::roster::{Account, Roster};
 
 /// The environment variable that overrules `mode` in the files.
 const MODE: &str = "CALLERID_MODE";
@@ -30,6 +31,16 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    fn of(mut problems: Vec<String>) -> Result<(), Self> {
+        problems.sort();
+        problems.dedup();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { problems })
+        }
+    }
+
     /// Each problem, with its path and what to do:
     /// `caller.checkout.quota: "10/fortnight" is not a rate; use N/s, N/min or N/h`.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
@@ -54,10 +65,8 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// Lays another file over what is there.
-    fn add(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |problem: String| ConfigError {
-            problems: vec![format!("{}: {problem}", path.display())],
-        };
+    fn add(&mut self, path: &Path) -> Result<(), String> {
+        let fail = |problem: String| format!("{}: {problem}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
         let table: Table = text
             .parse()
@@ -66,8 +75,9 @@ impl Loaded {
         Ok(())
     }
 
-    /// Reads what has been merged, the environment included.
-    fn read(&mut self, now: Timestamp) -> Result<(), ConfigError> {
+    /// Reads what has been merged, the environment included. Returns everything that is wrong, whatever another
+    /// file or the program may say.
+    fn read(&mut self, now: Timestamp) -> Vec<String> {
         let mut problems = Vec::new();
         self.contents = file::read(&self.merged, now, &mut problems);
         if let Some(mode) = std::env::var_os(MODE) {
@@ -77,21 +87,14 @@ impl Loaded {
             }
         }
         let (policies, roster) = self.contents.over(&Policies::default(), &[]);
-        problems.extend(policies.problems(now));
-        problems.extend(crate::roster::Roster::new(roster).err().unwrap_or_default());
+        problems.extend(policies.problems_of_tables(now));
+        problems.extend(Roster::new(roster).err().unwrap_or_default());
         let exempt = self.contents.exempt.iter().flatten();
-        problems.extend(
-            crate::pipeline::Exempt::new(exempt)
-                .err()
-                .unwrap_or_default(),
-        );
-        problems.sort();
-        problems.dedup();
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError { problems })
+        problems.extend(Exempt::new(exempt).err().unwrap_or_default());
+        if !problems.is_empty() {
+            problems.extend(policies.problems_between_tables());
         }
+        problems
     }
 
     /// A short hash of what the files say, to compare replicas by.
@@ -112,9 +115,16 @@ fn said(error: &toml::de::Error, text: &str) -> String {
 }
 
 /// Later wins, field by field. A quota brings its own burst: without one, the earlier burst does not stay.
+/// So does a block its end, and `block = false` ends one that has an end too.
 fn overlay(table: &mut Table, later: Table) {
-    if later.contains_key("quota") && !later.contains_key("burst") {
-        table.remove("burst");
+    for (key, beside) in [
+        ("quota", "burst"),
+        ("block", "block_until"),
+        ("block_until", "block"),
+    ] {
+        if later.contains_key(key) && !later.contains_key(beside) {
+            table.remove(beside);
+        }
     }
     for (key, value) in later {
         match (table.get_mut(&key), value) {
@@ -139,6 +149,7 @@ impl Contents {
             *tier = std::mem::take(tier).over(wider);
         }
         policies.ceiling = policies.ceiling.or(base.ceiling);
+        policies.on_runaway = policies.on_runaway.or(base.on_runaway);
         let mut roster = accounts.to_vec();
         for account in &self.accounts {
             match roster.iter_mut().find(|known| known.name == account.name) {
@@ -149,6 +160,7 @@ impl Contents {
                     merged.contact = merged.contact.or(known.contact.take());
                     merged.runbook = merged.runbook.or(known.runbook.take());
                     merged.tier = merged.tier.or(known.tier.take());
+                    merged.expect = merged.expect.or(known.expect);
                     merged.accept_claimed |= known.accept_claimed;
                     merged.keys.append(&mut known.keys);
                     merged.policy = merged.policy.over(&known.policy);
@@ -196,18 +208,25 @@ pub(crate) struct Config(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the program itself says, under the files.
-    policies: Policies,
-    accounts: Vec<Account>,
+    base: Base,
+    /// What the files say.
     mode: Option<Mode>,
     loaded: Option<(String, bool)>,
 }
 
+/// What the program itself says, under the files.
+#[derive(Debug, Default)]
+pub(crate) struct Base {
+    pub(crate) policies: Policies,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) exempt: Vec<String>,
+}
+
 impl Config {
-    pub(crate) fn new(policies: Policies, accounts: Vec<Account>, loaded: Option<&Loaded>) -> Self {
+    pub(crate) fn new(base: Base, loaded: Option<&Loaded>) -> Self {
         Self(Mutex::new(State {
-            policies,
-            accounts,
+            base,
             mode: loaded.and_then(|loaded| loaded.contents.mode),
             loaded: loaded.map(|loaded| (loaded.hash(), true)),
         }))
@@ -226,12 +245,14 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the files so far, with its path.
+    /// Everything that is wrong with the files so far, with its path. What another file or the program may still
+    /// mend, such as a tier that nobody has defined yet, is said by [`Builder::build`].
     pub fn config(mut self, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let mut loaded = self.config.take().unwrap_or_default();
-        loaded.add(path.as_ref())?;
-        let now = self.time();
-        loaded.read(now)?;
+        if let Err(problem) = loaded.add(path.as_ref()) {
+            ConfigError::of(vec![problem])?;
+        }
+        ConfigError::of(loaded.read(self.time()))?;
         self.config = Some(loaded);
         Ok(self)
     }
@@ -243,17 +264,15 @@ pub(crate) fn wall_time() -> Timestamp {
 }
 
 impl Callers {
-    /// Reads the configuration again, from these files, and puts its policies and its `mode` in force for the next
-    /// request. Buckets whose quota stays are left as they are; a changed one inherits what is spent. A mode that
-    /// [`Callers::set_mode`] has set stays, unless the files say another than before.
-    ///
-    /// The roster itself (owners, API keys, `accept`) and `exempt` are read at the start only; a new caller's
-    /// policy applies to its name at once, wherever it is proven by another source than a key.
+    /// Reads the configuration again, from these files, and puts all of it in force for the next request: policies,
+    /// the roster with its API keys, `exempt`, and `mode`. Buckets whose quota stays are left as they are; a changed
+    /// one inherits what is spent. A mode that [`Callers::set_mode`] has set stays, unless the files say another
+    /// than before.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong; then all policies stay as they are, and
-    /// `callerid_config_last_reload_successful` is 0.
+    /// Everything that is wrong, among it a roster with more callers than there have been rows for since the start;
+    /// then everything stays as it is, and `callerid_config_last_reload_successful` is 0.
     pub fn reload<P: AsRef<Path>>(
         &self,
         paths: impl IntoIterator<Item = P>,
@@ -261,29 +280,16 @@ impl Callers {
         let (core, config) = (&self.upkeep().core, &self.upkeep().config);
         let now = core.ticker.now();
         let mut state = lock(&config.0);
-        let load = || {
-            let mut loaded = Loaded::default();
-            for path in paths {
-                loaded.add(path.as_ref())?;
-            }
-            loaded.read(now)?;
-            let (policies, _) = loaded.contents.over(&state.policies, &state.accounts);
-            let problems = policies.problems(now);
-            if problems.is_empty() {
-                Ok((loaded, policies))
-            } else {
-                Err(ConfigError { problems })
-            }
-        };
-        match load() {
-            Ok((loaded, policies)) => {
-                let mode = loaded.contents.mode;
-                core.admission.set_policies(policies, now);
-                if mode != state.mode {
+        match load(core, &state.base, paths, now) {
+            Ok(new) => {
+                core.set_standing(new.roster, new.exempt);
+                core.admission.set_policies(new.policies, now);
+                if new.loaded.contents.mode != state.mode {
+                    state.mode = new.loaded.contents.mode;
+                    let mode = state.mode.or(state.base.mode);
                     core.admission.set_mode(mode.unwrap_or_default());
-                    state.mode = mode;
                 }
-                let hash = loaded.hash();
+                let hash = new.loaded.hash();
                 tracing::info!(%hash, "callerid: the configuration was read again");
                 state.loaded = Some((hash, true));
                 Ok(())
@@ -298,6 +304,49 @@ impl Callers {
                 state.loaded = Some((hash, false));
                 Err(error)
             }
+        }
+    }
+}
+
+/// What a reload puts in force.
+struct Reloaded {
+    loaded: Loaded,
+    policies: Policies,
+    roster: Roster,
+    exempt: Exempt,
+}
+
+fn load<P: AsRef<Path>>(
+    core: &Core,
+    base: &Base,
+    paths: impl IntoIterator<Item = P>,
+    now: Timestamp,
+) -> Result<Reloaded, ConfigError> {
+    let mut loaded = Loaded::default();
+    let mut problems = Vec::new();
+    for path in paths {
+        problems.extend(loaded.add(path.as_ref()).err());
+    }
+    problems.extend(loaded.read(now));
+    let (policies, accounts) = loaded.contents.over(&base.policies, &base.accounts);
+    problems.extend(policies.problems(now));
+    let exempt = loaded.contents.exempt.as_ref().unwrap_or(&base.exempt);
+    match (Roster::new(accounts), Exempt::new(exempt)) {
+        (Ok(roster), Ok(exempt)) => {
+            problems.extend(core.registry.cannot_enrol(&roster));
+            ConfigError::of(problems)?;
+            Ok(Reloaded {
+                loaded,
+                policies,
+                roster,
+                exempt,
+            })
+        }
+        (roster, exempt) => {
+            problems.extend(roster.err().into_iter().chain(exempt.err()).flatten());
+            problems.sort();
+            problems.dedup();
+            Err(ConfigError { problems })
         }
     }
 }

@@ -63,6 +63,10 @@ impl<'a> Reader<'a> {
         found
     }
 
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
         self.field(key, "a text; put it in quotes", Value::as_str)
     }

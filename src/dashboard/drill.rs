@@ -28,13 +28,12 @@ struct Drill<'a> {
 pub(super) fn of(callers: &Callers, name: &str) -> Option<String> {
     let now = callers.now();
     callers.upkeep().roll(now);
-    let registry = &callers.upkeep().core.registry;
+    let core = &callers.upkeep().core;
+    let registry = &core.registry;
     let entry = registry.named(name)?;
-    let caller = CallerSnapshot::take(&entry, registry);
-    let account = caller
-        .on_roster
-        .then(|| registry.roster().account(name))
-        .flatten();
+    let caller = CallerSnapshot::take(&entry, registry, &core.admission);
+    let roster = registry.roster();
+    let account = caller.on_roster.then(|| roster.account(name)).flatten();
     let histograms = entry.row().map(|row| {
         let of = |class| {
             let latency = row.latency(class);

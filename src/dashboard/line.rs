@@ -55,11 +55,12 @@ impl Line {
     pub(super) fn of(entry: &Entry, registry: &Registry, now: Timestamp) -> Option<Self> {
         let (totals, _) = entry.totals_and_in_other();
         let ours = entry.trust == Trust::Ours;
-        if entry.name() == EXEMPT || (totals.started == 0 && (ours || !entry.on_roster)) {
+        if entry.name() == EXEMPT || (totals.started == 0 && (ours || !entry.on_roster())) {
             return None;
         }
+        let roster = registry.roster();
         let account = (entry.trust == Trust::Verified)
-            .then(|| registry.roster().account(entry.name()))
+            .then(|| roster.account(entry.name()))
             .flatten();
         let (rates, weight) = {
             let pace = entry.pace();

@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 
@@ -32,6 +33,7 @@ use crate::registry::entry::{Entry, Trust};
 use crate::registry::faces::Face;
 use crate::registry::versions::Said;
 use crate::registry::{Place, Registry, Who};
+use crate::roster::Roster;
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -49,7 +51,7 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) ticker: Ticker,
     pub(crate) sources: Box<[Box<dyn Identify>]>,
-    pub(crate) exempt: Exempt,
+    pub(crate) standing: ArcSwap<Standing>,
     pub(crate) route: Option<Box<RouteFn>>,
     pub(crate) late_identity: bool,
     pub(crate) response_header: Option<HeaderName>,
@@ -61,6 +63,13 @@ pub(crate) struct Core {
     pub(crate) paths: Paths,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
+}
+
+/// What the operator may change while requests come in, beside the policies.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) exempt: Exempt,
 }
 
 /// What becomes of a request at the door.
@@ -85,14 +94,14 @@ impl Core {
         registry: Registry,
         ticker: Ticker,
         sources: Box<[Box<dyn Identify>]>,
-        exempt: Exempt,
+        standing: Standing,
         admission: Admission,
     ) -> Self {
         Self {
             registry,
             ticker,
             sources,
-            exempt,
+            standing: ArcSwap::from_pointee(standing),
             route: None,
             late_identity: false,
             response_header: None,
@@ -106,6 +115,15 @@ impl Core {
         }
     }
 
+    /// Puts another roster and other exempt paths in force for the next request.
+    #[cfg(feature = "config")]
+    pub(crate) fn set_standing(&self, roster: Roster, exempt: Exempt) {
+        let roster = Arc::new(roster);
+        roster.remember(&self.registry.roster());
+        self.registry.set_roster(&roster, self.ticker.now());
+        self.standing.store(Arc::new(Standing { roster, exempt }));
+    }
+
     /// Attributes a request, and either opens its account and puts the caller into its extensions, or refuses it.
     #[inline]
     pub(crate) fn admit<B>(self: &Arc<Self>, request: &mut Request<B>) -> Entrance {
@@ -117,11 +135,12 @@ impl Core {
             return Entrance::Pass;
         }
         let now = self.ticker.now();
-        let head = Head::new(request, self.registry.roster(), now);
+        let standing = self.standing.load();
+        let head = Head::new(request, &standing.roster, now);
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
         let guarded = gate == Gate::Guarded;
-        let exempt = self.exempt.matches(head.uri().path());
+        let exempt = standing.exempt.matches(head.uri().path());
         let place = if exempt {
             let who = Who::ours(EXEMPT, Source::None);
             self.registry.place(&who, route, false, || None, now)
@@ -338,8 +357,8 @@ impl Core {
             .inspect_err(|_| {
                 if !self.hook_panicked.swap(true, Ordering::Relaxed) {
                     tracing::error!(
-                        "callerid: a closure that identifies callers or names routes panicked; \
-                         such requests count as __unknown__ or unmatched (said once)"
+                        "callerid: a closure that identifies callers, names routes, tells costs or answers refusals \
+                         panicked; such requests go on without its answer (said once)"
                     );
                 }
             })

@@ -139,7 +139,11 @@ impl Ticket {
             self.rare().detail = Some(detail.clone());
         }
         let now = self.place.lane.ticker.now();
-        self.place.lane.first_byte(now.since(self.begun));
+        let took = now.since(self.begun);
+        self.place.lane.first_byte(took);
+        if let Some(permit) = &self.permit {
+            permit.answered(took);
+        }
         let verdict = match classify.response(status, headers, detail) {
             ClassifyResponse::Ended(verdict) => verdict,
             ClassifyResponse::Body(eos) => {

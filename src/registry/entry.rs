@@ -19,7 +19,7 @@ pub(crate) struct Entry {
     pub(crate) caller: Caller,
     /// Whether the name is keyed among the verified ones.
     pub(crate) trust: Trust,
-    pub(crate) on_roster: bool,
+    on_roster: AtomicBool,
     /// Grows when what a thread remembers of this entry is no longer true: it got a row, or left the table.
     epoch: AtomicU32,
     retired: AtomicBool,
@@ -64,7 +64,7 @@ impl Entry {
         Self {
             caller,
             trust,
-            on_roster,
+            on_roster: AtomicBool::new(on_roster),
             epoch: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             slot: AtomicUsize::new(usize::MAX),
@@ -79,6 +79,18 @@ impl Entry {
             watched: AtomicU32::new(u32::MAX),
             versions: Versions::default(),
         }
+    }
+
+    /// Whether the operator named the caller.
+    pub(crate) fn on_roster(&self) -> bool {
+        self.on_roster.load(Ordering::Acquire)
+    }
+
+    /// Puts the caller on the roster, or strikes it off. What threads remember of who reaches it is no longer true.
+    #[cfg(feature = "config")]
+    pub(super) fn set_on_roster(&self, on_roster: bool) {
+        self.on_roster.store(on_roster, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// Whom a policy is looked up for.
@@ -228,7 +240,7 @@ impl std::fmt::Debug for Entry {
         f.debug_struct("Entry")
             .field("caller", &self.caller)
             .field("trust", &self.trust)
-            .field("on_roster", &self.on_roster)
+            .field("on_roster", &self.on_roster())
             .finish_non_exhaustive()
     }
 }

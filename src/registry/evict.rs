@@ -58,6 +58,12 @@ impl Places {
         self.replacements >= 1.0
     }
 
+    /// The roster has another length, and the others have what it leaves.
+    #[cfg(feature = "config")]
+    pub(super) fn set_room(&mut self, room: usize) {
+        self.room = room;
+    }
+
     fn take(&mut self, entry: &Arc<Entry>) {
         if self.labels >= self.room {
             self.replacements -= 1.0;
@@ -79,7 +85,7 @@ impl Registry {
         let Some(label) = self.label(entry) else {
             return;
         };
-        if !entry.on_roster {
+        if !entry.on_roster() {
             let mut places = lock(&self.places);
             if entry.is_retired() || places.taken.len() >= places.room || !places.may_label(now) {
                 return;
@@ -87,6 +93,24 @@ impl Registry {
             places.take(entry);
         }
         self.give_row(entry, &label);
+    }
+
+    /// A caller in the table is on the roster from now on, or no longer.
+    #[cfg(feature = "config")]
+    pub(super) fn set_on_roster(&self, entry: &Arc<Entry>, on_roster: bool) {
+        let mut places = lock(&self.places);
+        entry.set_on_roster(on_roster);
+        places.taken.retain(|taken| !Arc::ptr_eq(taken, entry));
+        match entry.row() {
+            Some(_) if on_roster => {}
+            Some(_) => places.taken.push(Arc::clone(entry)),
+            None if on_roster => {
+                if let Some(label) = self.label(entry) {
+                    self.give_row(entry, &label);
+                }
+            }
+            None => {}
+        }
     }
 
     fn give_row(&self, entry: &Entry, label: &str) {
@@ -190,7 +214,7 @@ impl Registry {
             Trust::Weaker => &self.weaker,
             Trust::Ours => return false,
         };
-        if entry.on_roster
+        if entry.on_roster()
             || map
                 .remove_if(entry.name(), |_, known| Arc::ptr_eq(known, entry))
                 .is_none()
@@ -287,5 +311,5 @@ impl Registry {
 /// Only an idle caller leaves, and never one that the operator named, nor one with a debt: to be forgotten must not
 /// be an amnesty.
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
-    !entry.on_roster && !entry.is_retired() && !entry.owes(now) && entry.totals().in_flight() == 0
+    !entry.on_roster() && !entry.is_retired() && !entry.owes(now) && entry.totals().in_flight() == 0
 }

@@ -14,6 +14,8 @@
 //! forgets.
 
 mod cache;
+#[cfg(feature = "config")]
+mod enrol;
 pub(crate) mod entry;
 pub(crate) mod evict;
 pub(crate) mod faces;
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use self::cache::{Found, Slot, Wanted};
@@ -84,6 +87,16 @@ pub(crate) struct Who<'a> {
 }
 
 impl<'a> Who<'a> {
+    /// A caller on the roster, before its first request.
+    fn named(name: &'a str) -> Self {
+        Self {
+            trust: Trust::Verified,
+            name,
+            provenance: Provenance::Verified,
+            source: Source::None,
+        }
+    }
+
     /// One of the rows that are ours.
     pub(crate) fn ours(name: &'a str, source: Source) -> Self {
         Self {
@@ -109,7 +122,7 @@ pub(crate) struct Place {
 pub(crate) struct Registry {
     id: u64,
     limits: Limits,
-    roster: Roster,
+    roster: ArcSwap<Roster>,
     ticker: Ticker,
     hasher: foldhash::quality::RandomState,
     route_other: RouteHash,
@@ -143,13 +156,13 @@ struct Ours {
 }
 
 impl Registry {
-    pub(crate) fn new(roster: Roster, mut limits: Limits, ticker: Ticker) -> Self {
+    pub(crate) fn new(roster: Arc<Roster>, mut limits: Limits, ticker: Ticker) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = ticker.now();
         let hasher = foldhash::quality::RandomState::default();
         // A caller on the roster always has a row, and leaves the others theirs.
-        let named = roster.accounts().count();
+        let named = roster.len();
         limits.exported = limits.exported.max(named + limits.reserved + 2 * OURS);
         limits.tracked = limits.tracked.max(limits.exported);
         let mut rows = Vec::new();
@@ -194,16 +207,10 @@ impl Registry {
             impersonations: AtomicU64::new(0),
             strangers: AtomicU64::new(0),
             sightings: Sightings::default(),
-            roster,
+            roster: ArcSwap::new(Arc::clone(&roster)),
         };
-        for account in registry.roster.accounts() {
-            let who = Who {
-                trust: Trust::Verified,
-                name: &account.name,
-                provenance: Provenance::Verified,
-                source: Source::None,
-            };
-            registry.insert(&who, true, now);
+        for account in roster.accounts() {
+            registry.insert(&Who::named(&account.name), true, now);
         }
         registry
     }
@@ -212,8 +219,9 @@ impl Registry {
         self.id
     }
 
-    pub(crate) fn roster(&self) -> &Roster {
-        &self.roster
+    /// The roster in force. The request path has it from the pipeline.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -287,7 +295,7 @@ impl Registry {
         let claim;
         let mut who = *who;
         if who.trust == Trust::Weaker
-            && let Some(account) = self.roster.account(who.name)
+            && let Some(account) = self.roster.load().account(who.name)
         {
             if account.accept_claimed {
                 who.trust = Trust::Verified;
@@ -312,6 +320,10 @@ impl Registry {
             };
         };
         let epoch = entry.epoch();
+        if who.trust == Trust::Weaker && self.roster.load().account(entry.name()).is_some() {
+            // Put on the roster just now: the next request looks again.
+            self.retire(&entry);
+        }
         // Looked at once: what is counted in `__other__` is counted in the entry too.
         let own = entry.row();
         let rowless = own.is_none();
@@ -375,7 +387,9 @@ impl Registry {
     }
 
     fn insert(&self, who: &Who<'_>, on_roster: bool, now: Timestamp) -> Option<Arc<Entry>> {
-        let reserve = |tracked: usize| (tracked < self.limits.tracked).then_some(tracked + 1);
+        // A caller on the roster has its place whoever is there already: there are as many as the operator named.
+        let room = |tracked: usize| on_roster || tracked < self.limits.tracked;
+        let reserve = |tracked: usize| room(tracked).then_some(tracked + 1);
         self.tracked
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, reserve)
             .ok()?;

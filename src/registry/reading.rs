@@ -33,9 +33,13 @@ impl Registry {
     }
 
     /// Whom to call about a caller.
-    pub(crate) fn account(&self, entry: &Entry) -> Option<&Account> {
+    pub(crate) fn account(&self, entry: &Entry) -> Option<Arc<Account>> {
         let proven = entry.trust == Trust::Verified;
-        proven.then(|| self.roster.account(entry.name())).flatten()
+        let roster = self.roster.load();
+        proven
+            .then(|| roster.account(entry.name()))
+            .flatten()
+            .cloned()
     }
 
     /// Names without an entry that were new, as far as the sketch can tell.

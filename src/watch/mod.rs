@@ -195,8 +195,12 @@ impl Inner {
             .get(&found.id)
             .and_then(|open| open.said.finding());
         Finding {
-            owner: text(account.and_then(|account| account.owner.as_ref())),
-            contact: text(account.and_then(|account| account.contact.as_ref())),
+            owner: text(account.as_ref().and_then(|account| account.owner.as_ref())),
+            contact: text(
+                account
+                    .as_ref()
+                    .and_then(|account| account.contact.as_ref()),
+            ),
             route: found.route.and_then(|route| self.feed.route(route)),
             pattern: known.and_then(|known| known.pattern),
             expected: self.is_expected(entry, found, now),

@@ -1,6 +1,6 @@
 //! The ceiling: soft for the light, hard for all, fair between them.
 
-use callerid::{Account, Ceiling, Policy, Reason};
+use callerid::{Account, Ceiling, Policy, Provenance, Quota, Reason};
 
 use crate::support::{Answer, Rig, claimed, from};
 
@@ -148,4 +148,148 @@ fn many_light_callers_vary_and_are_not_refused_beside_a_flood() {
     // What the calm leave of the ceiling is the flood's, on average.
     let mean = flooding.iter().sum::<usize>() as f64 / flooding.len() as f64;
     assert!((4.0..=9.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn what_the_ceiling_refuses_spends_neither_the_callers_quota_nor_the_groups() {
+    let rig = Rig::new(|builder| {
+        let claimed = Policy::new()
+            .quota(Quota::per_hour(100).burst(100))
+            .total(Quota::per_hour(150).burst(150));
+        builder.ceiling(8).provenance(Provenance::Claimed, claimed)
+    });
+    let flood: Vec<_> = (0..1_000).map(|_| rig.send(claimed("flood"))).collect();
+    let admitted = flood.iter().filter(|answer| answer.status() == 200).count();
+    assert_eq!(admitted, 8);
+    let refused = rig.counts("flood").refused;
+    assert_eq!(refused[Reason::Ceiling], refused.total());
+    drop(flood);
+    // 92 of its own tokens are left, and of the group's 142 another 50.
+    let again = |name: &str| (0..200).filter(|_| rig.ask(claimed(name)).0 == 200).count();
+    assert_eq!((again("flood"), again("calm")), (92, 50));
+}
+
+#[test]
+fn what_is_in_flight_already_spends_no_quota() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_hour(10).burst(10))
+            .max_in_flight(2)
+            .cost(|_| 3)
+    });
+    let held: Vec<_> = (0..50).map(|_| rig.send(from("a"))).collect();
+    assert_eq!(rig.counts("a").refused[Reason::InFlight], 48);
+    drop(held);
+    assert_eq!(
+        rig.burst("a", 5),
+        1,
+        "nine of ten tokens for three requests"
+    );
+}
+
+#[test]
+fn threads_that_race_never_exceed_the_hard_limit() {
+    const HARD: u32 = 24;
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(16).hard_max(HARD)));
+    let most = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let rig = &rig;
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    let mut most = 0;
+                    for round in 0..3_000 {
+                        held.extend(hold(rig, &format!("c{thread}-{}", round % 20), 1));
+                        let snapshot = if round % 50 == 0 {
+                            Some(rig.callers.snapshot().ceiling.unwrap())
+                        } else {
+                            None
+                        };
+                        most = most.max(held.len());
+                        // Who is refused for a moment counts for a moment: one for each thread.
+                        assert!(snapshot.is_none_or(|ceiling| ceiling.in_flight <= HARD + 4));
+                        if round % 3 == 0 {
+                            held.truncate(held.len() / 2);
+                        }
+                        rig.clock.advance(std::time::Duration::from_micros(50));
+                    }
+                    (held, most)
+                })
+            })
+            .collect();
+        let ended: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect();
+        let held: usize = ended.iter().map(|(held, _)| held.len()).sum();
+        assert!(held <= HARD as usize, "{held}");
+        assert_eq!(
+            rig.callers.snapshot().ceiling.unwrap().in_flight as usize,
+            held
+        );
+        ended.iter().map(|(_, most)| *most).max().unwrap()
+    });
+    assert!(most > 4, "the threads did race for it: {most}");
+    assert_eq!(rig.callers.snapshot().ceiling.unwrap().in_flight, 0);
+}
+
+#[test]
+fn a_full_service_blames_a_group_that_has_more_than_its_share() {
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(20).hard_max(20)));
+    let flood: Vec<_> = (0..100)
+        .map(|name| rig.send(claimed(&format!("n{name}"))))
+        .filter(|answer| answer.status() == 200)
+        .collect();
+    assert_eq!(flood.len(), 20);
+    rig.get("proven"); // has a share from the next levels on
+    rig.wait(25);
+    assert_eq!(rig.get("proven"), 429, "full, and not by nobody's fault");
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(20).hard_max(20)));
+    let _flood = hold(&rig, "flood", 100);
+    rig.wait(25);
+    assert_eq!(rig.get("calm"), 429);
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(20).hard_max(20)));
+    let _held: Vec<_> = (0..20)
+        .flat_map(|name| hold(&rig, &format!("c{name}"), 1))
+        .collect();
+    assert_eq!(rig.get("proven"), 503);
+}
+
+#[test]
+fn an_adaptive_ceiling_is_shown_and_refuses_nothing() {
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(60).adaptive(4, 50)));
+    let adaptive = || rig.callers.snapshot().ceiling.unwrap().adaptive.unwrap();
+    assert_eq!(
+        (adaptive().max_in_flight, adaptive().min, adaptive().max),
+        (50, 4, 50)
+    );
+    let slow = |millis: u64| {
+        let inner = rig.clock.clone();
+        let service = tower::service_fn(move |_: http::Request<()>| {
+            inner.advance(std::time::Duration::from_millis(millis));
+            let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
+            async { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+        });
+        let mut service = tower::Layer::layer(&rig.callers.layer(), service);
+        let held: Vec<_> = (0..40)
+            .map(|_| crate::support::now(tower::Service::call(&mut service, from("a"))).unwrap())
+            .collect();
+        assert!(held.iter().all(|answer| answer.status() == 200));
+        rig.wait(1_000);
+    };
+    for _ in 0..12 {
+        slow(1);
+    }
+    assert_eq!(adaptive().max_in_flight, 50, "latency stays");
+    for _ in 0..30 {
+        slow(100);
+    }
+    let limit = adaptive().max_in_flight;
+    assert!((4..40).contains(&limit), "{limit}");
+    assert!(adaptive().would_refuse > 0);
+    let counts = rig.counts("a");
+    assert_eq!(
+        (counts.refused.total(), counts.would_refuse.total()),
+        (0, 0)
+    );
 }

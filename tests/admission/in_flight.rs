@@ -75,6 +75,36 @@ fn a_stream_leaves_the_counts_after_ten_seconds_while_there_is_room_for_streams(
 }
 
 #[test]
+fn without_a_number_of_streams_they_leave_the_ceiling_and_stay_the_callers() {
+    use http_body_util::BodyExt;
+    use tower::{Layer, Service};
+    let rig = Rig::new(|builder| builder.max_in_flight(2).ceiling(9));
+    let inner = tower::service_fn(async |_: Request<()>| {
+        Ok::<_, std::convert::Infallible>(http::Response::new(Endless))
+    });
+    let mut service = rig.callers.layer().layer(inner);
+    let mut open = || {
+        crate::support::now(service.call(from("a")))
+            .unwrap()
+            .into_body()
+    };
+    let mut held = [open(), open()];
+    rig.wait(10_000);
+    for body in &mut held {
+        crate::support::now(body.frame()).unwrap().unwrap();
+        crate::support::now(body.frame()).unwrap().unwrap();
+    }
+    assert_eq!(rig.callers.snapshot().ceiling.unwrap().in_flight, 0);
+    assert_eq!(
+        rig.get("a"),
+        429,
+        "slow readers do not get around the limit"
+    );
+    drop(held);
+    assert_eq!(rig.get("a"), 200);
+}
+
+#[test]
 fn a_late_identity_takes_its_place_in_flight_along() {
     use callerid::CallerSlot;
     use tower::{Layer, Service};

@@ -8,6 +8,7 @@ mod in_flight;
 mod limits;
 mod mistakes;
 mod refusals;
+mod reload;
 mod shadow;
 mod sockets;
 mod support;

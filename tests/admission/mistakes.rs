@@ -7,10 +7,13 @@ use crate::support::{File, START, builder};
 fn problems(text: &str) -> Vec<String> {
     let clock = ManualClock::at(START);
     let file = File::new(text);
-    let error = builder(&clock).config(&file.0).err();
-    error.map_or_else(Vec::new, |error| {
-        error.problems().map(str::to_owned).collect()
-    })
+    match builder(&clock).config(&file.0) {
+        Err(error) => error.problems().map(str::to_owned).collect(),
+        // What another file might still have mended.
+        Ok(builder) => builder.build().err().map_or_else(Vec::new, |error| {
+            error.problems().map(str::to_owned).collect()
+        }),
+    }
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn every_mistake_has_its_path_and_its_remedy() {
         ),
         (
             "[caller.a]\ntier = \"gold\"",
-            "caller: a.tier: there is no tier \"gold\"; add [tier.gold]",
+            "caller.a.tier: there is no tier \"gold\"; add [tier.gold]",
         ),
         (
             "[caller.a]\nblock_until = \"2020-01-01T00:00:00Z\"",
@@ -123,6 +126,50 @@ fn every_mistake_has_its_path_and_its_remedy() {
         (
             "[caller.a]\nexpect = { factor = 2, until = \"2020-01-01T00:00:00Z\" }",
             "caller.a.expect.until: is in the past; use a later time, or leave `expect` out",
+        ),
+        (
+            "[caller.a]\nexpect = { factor = 2 }",
+            "caller.a.expect.until: is missing; what is expected has an end",
+        ),
+        (
+            "[on_runaway]\nmode = \"shadow\"",
+            "on_runaway.clamp: is missing; say how many times the caller's own baseline",
+        ),
+        (
+            "[caller.a]\nroute.\"GET /x\".burst = 5",
+            "caller.a.route.\"GET /x\".burst: there is no quota for this route; add `quota` beside it",
+        ),
+        (
+            "[caller.a]\nroute.\"GET /x\" = { quota = \"1/h\", burst = 4000000000 }",
+            "caller.a.route.\"GET /x\".burst: \"1/h, burst 4000000000\" takes longer than a year to fill; use a smaller burst",
+        ),
+        (
+            "[tier.t]\nroute.\"GET /x\".quota = \"1/h\"\n[caller.a]\ntier = \"t\"\nroute.\"GET /x\".burst = 4000000000",
+            "caller.a.route.\"GET /x\".burst: \"1/h, burst 4000000000\" takes longer than a year to fill; use a smaller burst",
+        ),
+        (
+            "[provenance.claimed]\ntotal = \"2/s\"\ncost.\"POST /x\" = 3",
+            "provenance.claimed.cost.\"POST /x\": 3 is above the burst of total \"2/s, burst 2\"; use a burst of 3 or more",
+        ),
+        (
+            "[caller.\"a.b\"]\ntier = \"c.d\"",
+            "caller.\"a.b\".tier: there is no tier \"c.d\"; add [tier.\"c.d\"]",
+        ),
+        (
+            "[ceiling]\nmax_in_flight = 9\nadaptive = { min = 5, max = 2 }",
+            "ceiling.adaptive.max: is below adaptive.min; use at least as much",
+        ),
+        (
+            "[ceiling]\nmax_in_flight = 9\nadaptive = { min = 0, max = 2 }",
+            "ceiling.adaptive.min: 0 lets nothing through; use 1 or more",
+        ),
+        (
+            "[ceiling]\nmax_in_flight = 9\nadaptive = { min = 5 }",
+            "ceiling.adaptive.max: is missing; an adaptive ceiling has a least and a most",
+        ),
+        (
+            "[ceiling]\nmax_in_flight = 9\nadaptive = { min = 5, max = 9, mode = \"enforce\" }",
+            "ceiling.adaptive.mode: \"enforce\" is not offered",
         ),
         (
             "[caller.a]\nexpect = { factor = 0.5 }",
@@ -230,4 +277,28 @@ fn trap_17_a_key_in_clear_is_never_repeated() {
         let said = problems(text).join(" ");
         assert!(!said.is_empty() && !said.contains("s3cret"), "{said}");
     }
+}
+
+#[test]
+fn mistakes_of_several_files_are_said_together_and_what_another_file_mends_is_none() {
+    let clock = ManualClock::at(START);
+    let roster = File::new("[caller.a]\ntier = \"batch\"\n");
+    let service = File::new("[tier.batch]\nquota = \"5/s\"\n");
+    let read = |files: &[&File]| {
+        let config = |builder: callerid::Builder, file: &&File| builder.config(&file.0).unwrap();
+        files.iter().fold(builder(&clock), config).build()
+    };
+    assert!(read(&[&roster, &service]).is_ok());
+    let callers = read(&[&service, &roster]).unwrap();
+    let in_code = builder(&clock)
+        .config(&roster.0)
+        .unwrap()
+        .tier("batch", callerid::Policy::new());
+    assert!(in_code.build().is_ok());
+    assert!(read(&[&roster]).is_err());
+    roster.write("[caller.a]\ntier = \n");
+    service.write("[tier.batch]\nquota = 5\n");
+    let error = callers.reload([&roster.0, &service.0]).unwrap_err();
+    let problems: Vec<_> = error.problems().collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }

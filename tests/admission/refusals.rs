@@ -150,6 +150,23 @@ fn who_keeps_ignoring_it_loses_the_connection_on_http_1() {
 }
 
 #[test]
+fn nobody_loses_a_connection_for_others_who_share_a_bucket() {
+    let rig = Rig::new(|builder| {
+        let policy = Policy::new().quota(Quota::per_hour(1));
+        builder.provenance(callerid::Provenance::Unknown, policy)
+    });
+    let ask = || rig.send(Request::get("/").body(()).unwrap());
+    ask();
+    for _ in 0..40 {
+        rig.clock.advance(std::time::Duration::from_secs(1));
+        assert_eq!(
+            (ask().status().as_u16(), header(&ask(), "connection")),
+            (429, None)
+        );
+    }
+}
+
+#[test]
 fn head_gets_the_fields_and_no_body() {
     let rig = Rig::new(|builder| builder.quota(Quota::per_second(1)));
     rig.get("a");
