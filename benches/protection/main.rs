@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -21,9 +22,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::balancer::{Balancer, Replica};
 use crate::load::{Name, Shared, Source, Tally};
 use crate::server::{Setting, WORKERS, serve};
 
+#[path = "../../tests/programs/balancer.rs"]
+mod balancer;
 mod load;
 mod server;
 
@@ -204,7 +208,7 @@ async fn play(target: &str, flood: Flood, lasting: Duration) -> (Tally, Tally) {
 
 /// All floods in all settings, or one of each.
 fn measure(only: Option<usize>, only_in: Option<usize>) -> std::io::Result<()> {
-    let lasting = Duration::from_secs(if quick() { 5 } else { 20 });
+    let lasting = Duration::from_secs(if quick() { 3 } else { 10 });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -266,6 +270,80 @@ fn measure(only: Option<usize>, only_in: Option<usize>) -> std::io::Result<()> {
                 } else {
                     ""
                 }
+            );
+        }
+    }
+    if only.is_none_or(|only| only == Flood::ALL.len()) {
+        behind_balancers(&|target, flood| runtime.block_on(play(target, flood, lasting)))?;
+    }
+    Ok(())
+}
+
+/// The first flood again, through load balancers that try a failed request on the other replica and take replicas
+/// out. Two replicas share the capacity; all callers come from the balancer's address.
+fn behind_balancers(run: &dyn Fn(&str, Flood) -> (Tally, Tally)) -> std::io::Result<()> {
+    for haproxy in [false, true] {
+        let name = if haproxy { "HAProxy" } else { "nginx" };
+        println!(
+            "\n{}, through {name} in front of two replicas",
+            Flood::OneCaller.title()
+        );
+        println!(
+            "  {:<30} {:>9} {:>8} {:>8}  {:>26}  {:>10} {:>8}",
+            "",
+            "success",
+            "p99, ms",
+            "of quiet",
+            "flood: served refused lost",
+            "taken out",
+            "retries"
+        );
+        for setting in Setting::ALL {
+            let play = |flood| -> std::io::Result<_> {
+                let replicas = [
+                    Server::start(setting, WORKERS / 2)?,
+                    Server::start(setting, WORKERS / 2)?,
+                ];
+                let addresses = replicas.iter().map(|replica| replica.address.parse());
+                let addresses: Vec<SocketAddr> = addresses
+                    .collect::<Result<_, _>>()
+                    .map_err(std::io::Error::other)?;
+                let balancer = if haproxy {
+                    Balancer::haproxy(&addresses)
+                } else {
+                    Balancer::nginx(&addresses)
+                };
+                let (calm, flooding) = run(&balancer.address.to_string(), flood);
+                let marked = if haproxy {
+                    let replicas = balancer.replicas();
+                    let sum = |field: fn(&Replica) -> u64| replicas.iter().map(field).sum::<u64>();
+                    (
+                        sum(|replica| replica.times_down),
+                        sum(|replica| replica.retries),
+                    )
+                } else {
+                    let log = balancer.log();
+                    let count = |text| log.matches(text).count() as u64;
+                    (
+                        count("temporarily disabled"),
+                        count("while reading response header"),
+                    )
+                };
+                Ok((calm, flooding, marked))
+            };
+            let (mut quiet, _, _) = play(Flood::None)?;
+            let before = Tally::quantile(&mut quiet.latencies, 0.99);
+            let (mut calm, flooding, (out, retries)) = play(Flood::OneCaller)?;
+            let p99 = Tally::quantile(&mut calm.latencies, 0.99);
+            let sent = flooding.sent.max(1) as f64 / (10.0 * CAPACITY);
+            println!(
+                "  {:<30} {:>7.2} % {p99:>8.0} {:>7.2}x  {:>12.0} {:>7.0} {:>5.0}  {out:>10} {retries:>8}",
+                setting.name(),
+                share(&calm),
+                p99 / before,
+                flooding.ok as f64 / sent,
+                flooding.refused as f64 / sent,
+                (flooding.failed + flooding.lost) as f64 / sent,
             );
         }
     }

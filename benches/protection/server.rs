@@ -60,7 +60,7 @@ impl Setting {
     }
 }
 
-fn callers(setting: Setting) -> Option<Callers> {
+fn callers(setting: Setting, workers: usize) -> Option<Callers> {
     let builder = Callers::builder()
         .identify(identify::header("x-client-id").verified())
         .identify(identify::header("x-app"));
@@ -78,7 +78,7 @@ fn callers(setting: Setting) -> Option<Callers> {
             ),
         // Four fifths of what is served at once: what is let in beyond that only waits, and the fifth is for what
         // light callers have more now than on average.
-        Setting::Ceiling => builder.ceiling(WORKERS as u32 * 4 / 5),
+        Setting::Ceiling => builder.ceiling(workers as u32 * 4 / 5),
         _ => return None,
     };
     Some(builder.build().expect("valid settings"))
@@ -101,7 +101,7 @@ fn app(setting: Setting, workers: usize) -> Router {
         .route("/healthz", get(async || "ok"));
     match setting {
         Setting::Nothing => app,
-        Setting::Quota | Setting::Ceiling => match callers(setting) {
+        Setting::Quota | Setting::Ceiling => match callers(setting, permits) {
             Some(callers) => app.layer(callers.layer()),
             None => app,
         },

@@ -293,3 +293,20 @@ fn an_adaptive_ceiling_is_shown_and_refuses_nothing() {
         (0, 0)
     );
 }
+
+#[test]
+fn a_stall_in_which_all_have_more_than_usual_refuses_nobody_below_the_hard_limit() {
+    let rig = Rig::new(|builder| builder.ceiling(16));
+    // Twenty callers with a request now and then, which is answered at once.
+    for round in 0..100 {
+        rig.get(&format!("calm{}", round % 20));
+        rig.wait(20);
+    }
+    // Now nothing is answered. Some have one in flight already when they ask again.
+    let mut stalled = hold(&rig, "calm0", 2);
+    for name in (0..20).chain(1..8) {
+        rig.wait(2);
+        stalled.extend(hold(&rig, &format!("calm{name}"), 1));
+    }
+    assert_eq!(stalled.len(), 28, "calm0 has most, and gets no third");
+}

@@ -1,0 +1,168 @@
+//! Behind real load balancers that try again elsewhere and take replicas out: our refusals cause neither.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "deadlines of tests are in real time"
+)]
+
+#[path = "../programs/balancer.rs"]
+mod balancer;
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::routing::get;
+use balancer::Balancer;
+use callerid::{Callers, Ceiling, Quota, Reason, identify};
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+
+const FLOOD: usize = 300;
+
+/// A replica, and its table of callers.
+async fn replica(
+    set: impl FnOnce(callerid::Builder) -> callerid::Builder,
+) -> (SocketAddr, Callers) {
+    let builder = Callers::builder().identify(identify::header("x-client-id").verified());
+    let callers = set(builder).build().unwrap();
+    let app = Router::new()
+        .route("/v1/prices", get(async || "ok"))
+        .route("/busy", get(async || StatusCode::SERVICE_UNAVAILABLE))
+        .route("/healthz", get(async || "ok"))
+        .layer(callers.layer());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (address, callers)
+}
+
+struct Caller {
+    client: Client<HttpConnector, Empty<bytes::Bytes>>,
+    address: SocketAddr,
+    name: String,
+}
+
+impl Caller {
+    fn new(address: SocketAddr, name: &str) -> Self {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self {
+            client,
+            address,
+            name: name.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> u16 {
+        let request = http::Request::get(format!("http://{}{path}", self.address))
+            .header("x-client-id", &self.name)
+            .body(Empty::new());
+        let response = self.client.request(request.unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        response.into_body().collect().await.unwrap();
+        status
+    }
+}
+
+/// A flood, and calm callers beside it, through the balancer. Returns how many of the flood were refused.
+async fn flood(address: SocketAddr) -> usize {
+    let runaway = Caller::new(address, "runaway");
+    let calm: Vec<_> = (0..10)
+        .map(|name| Caller::new(address, &format!("calm{name}")))
+        .collect();
+    let mut refused = 0;
+    for round in 0..FLOOD / 2 {
+        // Two and one, so that turns do not put the flood on one replica and the calm on the other.
+        for _ in 0..2 {
+            match runaway.get("/v1/prices").await {
+                200 => {}
+                429 => refused += 1,
+                other => panic!("{other} reached the caller"),
+            }
+        }
+        let calm = &calm[round % calm.len()];
+        assert_eq!(calm.get("/v1/prices").await, 200, "{}", calm.name);
+    }
+    refused
+}
+
+/// Each refusal was asked for once: admitted and refused, over the replicas, is what the callers sent.
+fn assert_sent_once(tables: &[Callers], refused: usize) {
+    let counts = |name: &str| -> (u64, u64) {
+        let snapshots = tables.iter().map(Callers::snapshot);
+        let counts = snapshots.filter_map(|snapshot| Some(snapshot.caller(name)?.counts));
+        counts.fold((0, 0), |sum, counts| {
+            (
+                sum.0 + counts.started,
+                sum.1 + counts.refused[Reason::Quota],
+            )
+        })
+    };
+    assert_eq!(counts("runaway"), (FLOOD as u64, refused as u64));
+    let calm: u64 = (0..10).map(|name| counts(&format!("calm{name}")).0).sum();
+    assert_eq!(calm, FLOOD as u64 / 2);
+}
+
+async fn replicas() -> (Vec<SocketAddr>, Vec<Callers>) {
+    let quota = |builder: callerid::Builder| {
+        builder
+            .quota(Quota::per_hour(40).burst(40))
+            .ceiling(Ceiling::new(64))
+    };
+    let (one, first) = replica(quota).await;
+    let (two, second) = replica(quota).await;
+    (vec![one, two], vec![first, second])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
+    let (addresses, tables) = replicas().await;
+    let balancer = Balancer::haproxy(&addresses);
+    let refused = flood(balancer.address).await;
+    assert_eq!(refused, FLOOD - 80);
+    assert_sent_once(&tables, refused);
+    let replicas = balancer.replicas();
+    assert_eq!(replicas.len(), 2);
+    for replica in &replicas {
+        assert!(replica.status.starts_with("UP"), "{replica:?}");
+        assert_eq!((replica.times_down, replica.retries), (0, 0), "{replica:?}");
+        assert!(replica.answered >= FLOOD as u64 / 2, "{replica:?}");
+    }
+    // The same balancer does take a replica out for 503s, so that it would have been seen.
+    let busy = Caller::new(balancer.address, "busy");
+    for _ in 0..40 {
+        assert_eq!(busy.get("/busy").await, 503);
+    }
+    assert!(
+        balancer
+            .replicas()
+            .iter()
+            .any(|replica| replica.times_down + replica.retries > 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
+    let (addresses, tables) = replicas().await;
+    let balancer = Balancer::nginx(&addresses);
+    let refused = flood(balancer.address).await;
+    assert_eq!(refused, FLOOD - 80);
+    assert_sent_once(&tables, refused);
+    assert_eq!(balancer.log(), "");
+    let busy = Caller::new(balancer.address, "busy");
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(busy.get("/busy").await);
+    }
+    // nginx has marked both: it says so, and answers 502 by itself.
+    assert!(statuses.contains(&502), "{statuses:?}");
+    assert!(
+        balancer.log().contains("no live upstreams"),
+        "{}",
+        balancer.log()
+    );
+}
