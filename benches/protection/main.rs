@@ -27,6 +27,7 @@ use crate::load::{Name, Shared, Source, Tally};
 use crate::server::{Setting, WORKERS, serve};
 
 #[path = "../../tests/programs/balancer.rs"]
+#[allow(clippy::panic, reason = "tests share it")]
 mod balancer;
 mod load;
 mod server;
