@@ -57,6 +57,8 @@ pub struct Builder {
     pub(crate) watch: watch::Settings,
     #[cfg(feature = "config")]
     pub(crate) config: Option<crate::config::Loaded>,
+    #[cfg(feature = "dashboard")]
+    pub(crate) state_file: Option<std::path::PathBuf>,
 }
 
 impl Builder {
@@ -84,6 +86,8 @@ impl Builder {
             watch: watch::Settings::default(),
             #[cfg(feature = "config")]
             config: None,
+            #[cfg(feature = "dashboard")]
+            state_file: None,
         }
     }
 
@@ -278,6 +282,8 @@ impl Builder {
         let mut problems = Vec::new();
         #[cfg(feature = "config")]
         let config = self.apply_config();
+        #[cfg(feature = "dashboard")]
+        let keeper = self.keeper().map_err(|problem| problems.push(problem)).ok();
         if self.sources.is_empty() {
             problems.push(
                 "identify: no source of identity; add one, such as `.identify(identify::header(\"x-client-id\"))`"
@@ -354,6 +360,10 @@ impl Builder {
         let upkeep = Upkeep::new(Arc::new(core), watch, route_series);
         #[cfg(feature = "config")]
         let upkeep = upkeep.with_config(config);
+        #[cfg(feature = "dashboard")]
+        let upkeep = upkeep.with_keeper(keeper.unwrap_or_default());
+        #[cfg(feature = "dashboard")]
+        upkeep.restore(now);
         let upkeep = Arc::new(upkeep);
         if !self.manual_tick {
             upkeep.start().map_err(|error| BuildError {
@@ -405,7 +415,7 @@ impl fmt::Debug for Builder {
 }
 
 #[cfg(feature = "axum")]
-fn default_peer() -> Option<Box<PeerFn>> {
+pub(crate) fn default_peer() -> Option<Box<PeerFn>> {
     use axum::extract::ConnectInfo;
     use std::net::SocketAddr;
     Some(Box::new(|extensions| {
@@ -416,7 +426,7 @@ fn default_peer() -> Option<Box<PeerFn>> {
 }
 
 #[cfg(not(feature = "axum"))]
-fn default_peer() -> Option<Box<PeerFn>> {
+pub(crate) fn default_peer() -> Option<Box<PeerFn>> {
     None
 }
 

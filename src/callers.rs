@@ -109,12 +109,23 @@ impl Callers {
         Ok(())
     }
 
-    /// Ends a clamp before its time. Says whether there was one.
+    /// Refuses everything that a caller sends, for a while, whatever policies say; as [`Callers::clamp`] else.
+    pub fn block(&self, caller: &str, lasting: Duration) {
+        let core = &self.upkeep.core;
+        let now = core.ticker.now();
+        core.admission.block(caller, now + lasting, now);
+        self.changed(
+            Some(caller),
+            &format!("blocked for {} s", lasting.as_secs()),
+        );
+    }
+
+    /// Ends a clamp or a block before its time. Says whether there was one.
     pub fn lift_clamp(&self, caller: &str) -> bool {
         let core = &self.upkeep.core;
         let lifted = core.admission.lift_clamp(caller, core.ticker.now());
         if lifted {
-            self.changed(Some(caller), "clamp lifted");
+            self.changed(Some(caller), "released");
         }
         lifted
     }
@@ -186,6 +197,11 @@ impl Callers {
     pub fn ack(&self, event_id: &str) -> bool {
         let now = self.upkeep.core.ticker.now();
         self.upkeep.watch.acknowledge(event_id, &self.author, now)
+    }
+
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn author(&self) -> &str {
+        &self.author
     }
 
     /// Says that a limit was changed.

@@ -44,6 +44,12 @@ impl Timestamp {
         self.0 as f64 / 1e9
     }
 
+    /// As the system has it.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn to_system(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_nanos(self.0))
+    }
+
     /// The time from `earlier` to here; zero where `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -136,12 +136,19 @@ pub mod events;
 mod extract;
 mod gauges;
 pub mod identify;
+#[cfg(feature = "dashboard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+pub mod incidents;
 mod json;
+#[cfg(feature = "dashboard")]
+mod kept;
 pub mod middleware;
 mod outcome;
 mod pipeline;
 mod record;
 mod registry;
+#[cfg(feature = "dashboard")]
+mod remember;
 mod roster;
 pub mod snapshot;
 mod span;
@@ -163,6 +170,8 @@ pub use outcome::{Class, ErrorDetail, Fault, Reason};
 pub use pipeline::CallerSlot;
 pub use record::histogram::LATENCY_BUCKETS;
 pub use registry::InferredLabel;
+#[cfg(feature = "dashboard")]
+pub use remember::ChangeError;
 pub use roster::{Account, ApiKey};
 #[doc(inline)]
 pub use snapshot::Snapshot;

@@ -203,6 +203,8 @@ pub(crate) struct Upkeep {
     pub(crate) watch: Watch,
     #[cfg(feature = "config")]
     pub(crate) config: Config,
+    #[cfg(feature = "dashboard")]
+    pub(crate) keeper: Arc<crate::kept::Keeper>,
     exporter: Exporter,
     rolled: Mutex<Timestamp>,
 }
@@ -217,6 +219,8 @@ impl Upkeep {
             watch,
             #[cfg(feature = "config")]
             config: Config::default(),
+            #[cfg(feature = "dashboard")]
+            keeper: Arc::default(),
         }
     }
 
@@ -244,6 +248,8 @@ impl Upkeep {
         if now.as_secs() > rolled.as_secs() {
             *rolled = now;
             self.core.registry.roll(now);
+            #[cfg(feature = "dashboard")]
+            self.remember();
         }
     }
 

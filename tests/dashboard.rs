@@ -6,5 +6,9 @@
 mod access;
 #[path = "dashboard/answers.rs"]
 mod answers;
+#[path = "dashboard/operate.rs"]
+mod operate;
+#[path = "dashboard/own.rs"]
+mod own;
 #[path = "dashboard/visit.rs"]
 mod visit;

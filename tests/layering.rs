@@ -10,7 +10,14 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&[&str], bool); 6] = [
     (
         &[
-            "caller", "outcome", "clock", "roster", "span", "json", "events",
+            "caller",
+            "outcome",
+            "clock",
+            "roster",
+            "span",
+            "json",
+            "events",
+            "incidents",
         ],
         true,
     ),
@@ -24,6 +31,8 @@ const LAYERS: [(&[&str], bool); 6] = [
     (
         &[
             "upkeep",
+            "kept",
+            "remember",
             "watch",
             "gauges",
             "snapshot",

@@ -193,7 +193,9 @@ impl Admission {
             return;
         }
         let book = self.book.load();
-        let tables = book.policies.tables(subject);
+        let mut tables = book.policies.tables(subject);
+        let block = book.clamps.block_of(subject.name);
+        tables.splice(0..0, &block);
         let total = book.totals.get(subject.provenance as usize);
         let found = Found {
             tables: &tables,

@@ -139,6 +139,17 @@ impl Admission {
         self.change_clamps(now, |clamps| clamps.set(name, quota, until));
     }
 
+    /// Lets nothing of a caller through for a while.
+    pub(crate) fn block(&self, name: &str, until: Timestamp, now: Timestamp) {
+        self.change_clamps(now, |clamps| clamps.block(name, until));
+    }
+
+    /// Clamps and blocks in force: whom, to which quota (none is a block), until when.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn held(&self) -> Vec<(String, Option<Quota>, Timestamp)> {
+        self.book.load().clamps.held()
+    }
+
     /// Ends a clamp before its time. Says whether there was one.
     pub(crate) fn lift_clamp(&self, name: &str, now: Timestamp) -> bool {
         self.change_clamps(now, |clamps| clamps.lift(name))

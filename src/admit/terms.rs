@@ -171,6 +171,12 @@ impl Terms {
         self.tokens.bucket().map(|bucket| bucket.quota)
     }
 
+    /// Whole tokens of that quota that are left.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn left(&self, now: Timestamp) -> Option<u64> {
+        self.tokens.bucket().map(|bucket| bucket.left(now))
+    }
+
     /// How many requests it may have in flight.
     pub(crate) fn max_in_flight(&self) -> Option<u32> {
         self.max_in_flight

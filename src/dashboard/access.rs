@@ -3,20 +3,38 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::{Extensions, HeaderMap, Method, header};
+use http::{Extensions, HeaderMap, Method, Request, header};
 use sha2::{Digest, Sha256};
 
 /// A request to the page, as [`Access`] sees it.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
-    pub(super) method: &'a Method,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) extensions: &'a Extensions,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
     pub(super) host: Option<&'a str>,
-    pub(super) peer: Option<IpAddr>,
+    peer: Option<IpAddr>,
 }
 
 impl<'a> Ask<'a> {
+    pub(super) fn of(head: &'a Request<()>, peer: Option<IpAddr>) -> Self {
+        // The host that the client means: of the URI over HTTP/2, of `Host` before.
+        let host = match head.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => head
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok()),
+        };
+        Self {
+            method: head.method(),
+            headers: head.headers(),
+            extensions: head.extensions(),
+            host,
+            peer,
+        }
+    }
+
     /// The method.
     #[must_use]
     pub fn method(&self) -> &'a Method {
@@ -381,21 +399,12 @@ mod tests {
     use super::*;
 
     fn granted(access: &Access, peer: Option<&str>, headers: &[(&str, &str)]) -> Grant {
-        let mut request = http::Request::new(());
+        let mut request = Request::new(());
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        access.grant(&Ask {
-            method: request.method(),
-            headers: request.headers(),
-            extensions: request.extensions(),
-            host: request
-                .headers()
-                .get("host")
-                .map(|host| host.to_str().unwrap()),
-            peer: peer.map(|peer| peer.parse().unwrap()),
-        })
+        access.grant(&Ask::of(&request, peer.map(|peer| peer.parse().unwrap())))
     }
 
     #[test]

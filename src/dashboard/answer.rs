@@ -121,6 +121,7 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     allow: Option<&'static str>,
+    retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -129,11 +130,26 @@ impl Problem {
             status,
             detail: detail.into(),
             allow: None,
+            retry_after: None,
         }
     }
 
     pub(super) fn bad(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    pub(super) fn slow_down(seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("asked too often; ask again in {seconds} s"),
+            )
+        }
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -164,6 +180,9 @@ impl Problem {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -37,7 +37,7 @@ impl Span {
         }
     }
 
-    const fn seconds(self) -> u64 {
+    pub(super) const fn seconds(self) -> u64 {
         match self {
             Self::TwoMinutes => 120,
             Self::QuarterHour => 900,

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::line::Line;
+use crate::clock::Timestamp;
 
 /// Text within HTML, in attributes too.
 pub(super) fn escape(text: &str) -> String {
@@ -18,6 +19,27 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// A time as people and programs read it: `2026-11-22T19:30:00Z`.
+pub(super) fn utc(seconds: f64) -> String {
+    // From 1970 to 2554; what lies outside is no time of ours.
+    let time = Timestamp::from_nanos((seconds.max(0.0) * 1e9) as u64).to_system();
+    time.map_or_else(String::new, |time| {
+        humantime::format_rfc3339_seconds(time).to_string()
+    })
+}
+
+/// A page of its own. Both are HTML already.
+pub(super) fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title>\
+         <link rel=\"icon\" href=\"icon.svg\" type=\"image/svg+xml\">\
+         <link rel=\"stylesheet\" href=\"style.css\"></head>\
+         <body><header><h1>{title}</h1></header><main>{body}</main></body></html>"
+    )
 }
 
 /// The callers as the rows of a table.

@@ -21,6 +21,9 @@ const LEAST_PAST: usize = 6;
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     pub(super) caller: String,
+    /// What metrics and events call it.
+    #[serde(skip)]
+    pub(super) label: Option<String>,
     pub(super) provenance: Provenance,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<String>,
@@ -58,18 +61,16 @@ impl Line {
         if entry.name() == EXEMPT || (totals.started == 0 && (ours || !entry.on_roster())) {
             return None;
         }
-        let roster = registry.roster();
-        let account = (entry.trust == Trust::Verified)
-            .then(|| roster.account(entry.name()))
-            .flatten();
+        let account = registry.account(entry);
         let (rates, weight) = {
             let pace = entry.pace();
             (pace.rates(), pace.weight(totals.started))
         };
         let mut line = Self {
             caller: entry.name().to_owned(),
+            label: registry.label(entry),
             provenance: entry.provenance(),
-            owner: account.and_then(|account| account.owner.clone()),
+            owner: account.as_ref().and_then(|account| account.owner.clone()),
             contact: account.and_then(|account| account.contact.clone()),
             rate: round(rates[0], 100.0),
             baseline: None,

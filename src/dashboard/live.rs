@@ -4,17 +4,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 
 use super::answer::Problem;
 use super::chart::{Chart, Span};
 use super::line::Line;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
+use crate::events::{Event, Kind};
+use crate::outcome::Class;
 use crate::record::histogram::Histogram;
 use crate::record::row::lock;
+use crate::snapshot::CeilingSnapshot;
 
 /// Seconds after which latencies are counted anew.
 const WINDOW: u64 = 60;
+/// Events in an overview.
+const SHOWN: usize = 100;
 
 /// The callers at one second.
 pub(super) struct Picture {
@@ -124,23 +130,78 @@ impl Picture {
     }
 
     fn render(&self, span: Span) -> Bytes {
-        let registry = &self.callers.upkeep().core.registry;
-        let suspects = HashMap::new();
-        let chart = Chart::draw(&registry.entries(), &suspects, span, self.now.as_secs());
-        let overview = serde_json::json!({
+        let upkeep = self.callers.upkeep();
+        let log = &upkeep.watch.log;
+        let episodes: Vec<_> = self
+            .callers
+            .open_episodes()
+            .iter()
+            .map(|event| self.told(event))
+            .collect();
+        let suspects = self.suspects();
+        let now = self.now.as_secs_f64();
+        let chart = Chart::draw(
+            &upkeep.core.registry.entries(),
+            &suspects,
+            span,
+            self.now.as_secs(),
+        );
+        let events = self.callers.events();
+        let shown = events
+            .iter()
+            .filter(|event| event.t >= now - span.seconds() as f64 || event.kind == Kind::Ours);
+        let shown: Vec<_> = shown.map(|event| self.told(event)).collect();
+        let braked = self.callers.brakes().into_iter().map(|brake| {
+            let held = brake.quota.unwrap_or_else(|| "blocked".to_owned());
+            (brake.caller, held)
+        });
+        let overview = json!({
             "v": 1,
-            "at": self.now.as_secs_f64(),
+            "at": now,
+            "since": events.first().map_or(now, |event| event.t),
+            "service": &*log.service,
+            "instance": &*log.instance,
             "scope": "replica",
-            "instance": "local",
             "mode": self.callers.mode(),
-            "episodes": [],
-            "events": [],
-            "incidents": [],
-            "braked": {},
+            "ceiling": CeilingSnapshot::take(&upkeep.core.admission),
             "chart": chart,
             "callers": self.lines,
+            "episodes": episodes,
+            "events": shown.get(shown.len().saturating_sub(SHOWN)..),
+            "incidents": upkeep.keeper.kept().incidents.open().collect::<Vec<_>>(),
+            "braked": braked.collect::<HashMap<_, _>>(),
         });
         Bytes::from(overview.to_string())
+    }
+
+    /// The name of a caller that events call by its label: an address stays hidden in what is sent elsewhere, and is
+    /// shown here.
+    fn name<'n>(&'n self, label: &'n str) -> &'n str {
+        let of_label = |line: &&Line| line.label.as_deref() == Some(label);
+        self.lines
+            .iter()
+            .find(of_label)
+            .map_or(label, |line| &line.caller)
+    }
+
+    /// An event as JSON, under the name that the table has.
+    pub(super) fn told(&self, event: &Event) -> Value {
+        let mut told: Value = serde_json::from_str(&event.to_json()).unwrap_or_default();
+        if let (Some(label), Some(told)) = (event.caller(), told.as_object_mut()) {
+            told.insert("caller".to_owned(), self.name(label).into());
+        }
+        told
+    }
+
+    /// Callers in a runaway, with the class that explains it.
+    fn suspects(&self) -> HashMap<String, Option<Class>> {
+        let open = self.callers.open_episodes();
+        let suspects = open.iter().filter_map(|event| {
+            let finding = event.finding()?;
+            let class = finding.class.filter(|class| *class != Class::Ok);
+            Some((self.name(finding.caller.as_deref()?).to_owned(), class))
+        });
+        suspects.collect()
     }
 }
 

@@ -38,8 +38,25 @@
 //! | `GET /v1/you` | anybody | what the requester may do: `{"read", "operate", "author"}` |
 //! | `GET /v1/overview?span=2m` | read | callers, and requests over time: `2m`, `15m` or `1h`; changes once a second |
 //! | `GET /v1/caller?name=checkout` | read | all that is known of one caller |
+//! | `GET /v1/events?after=` | read | events after the one that `next` of the last answer named; all that are known without it |
+//! | `GET /status`, `GET /summary.json`, `GET /v1/incidents` | read | incidents: a page; what is open in the shape of Statuspage (version 2), with `eta` and `fallback` added; all of them |
+//! | `POST /v1/do/clamp` `{"caller", "quota": "50/s", "seconds"}` | operate | holds a caller to a rate for a while |
+//! | `POST /v1/do/block` `{"caller", "seconds"}` | operate | refuses everything that it sends |
+//! | `POST /v1/do/release` `{"caller"}` | operate | ends either |
+//! | `POST /v1/do/expect` `{"caller", "factor", "seconds"}` | operate | announces load, which then wakes nobody |
+//! | `POST /v1/do/ack` `{"id"}` | operate | takes a runaway in hand |
+//! | `POST /v1/do/pin` `{"caller", "pin": "deploy", "version", "text", "on", "t"}` | operate | marks a change; all but `pin` and one of `version` and `text` may be left out |
+//! | `POST /v1/do/mode` `{"mode": "observe"}` | operate | moves the switch |
+//! | `POST /v1/do/incident` [`Post`](crate::incidents::Post) | operate | opens an incident, or adds to one |
+//!
+//! Whoever operates is answered `{"scope": "replica", "instance", "author"}`, and is the author of the event that it
+//! is. A `POST` is JSON of at most 64 KiB, from the page itself or from no page: one with a foreign `Origin` or
+//! `Sec-Fetch-Site` is refused. Clamps, blocks and incidents are written to the
+//! [state file](crate::Builder::state_file) first: where that fails nothing is done, unless a clamp, block or release
+//! says `"keep": false`.
 
 mod access;
+mod alone;
 mod answer;
 mod assets;
 mod chart;
@@ -47,15 +64,20 @@ mod drill;
 mod html;
 mod line;
 mod live;
+mod operate;
+mod own;
 mod service;
+mod status;
 mod top;
 
 use std::fmt;
 use std::sync::Arc;
 
 pub use self::access::{Access, Ask, Grant, Token, TokenError};
+pub use self::alone::StatusPage;
 pub use self::answer::Body;
 use self::live::Live;
+use self::own::Asked;
 pub use self::service::ResponseFuture;
 use crate::callers::Callers;
 
@@ -69,6 +91,7 @@ pub struct Dashboard {
     mount: Arc<str>,
     fleet: Option<Arc<str>>,
     live: Arc<Live>,
+    asked: Arc<Asked>,
 }
 
 impl Callers {
@@ -82,6 +105,7 @@ impl Callers {
             access: Arc::default(),
             mount: "/callerid".into(),
             fleet: None,
+            asked: Arc::default(),
         }
     }
 }

@@ -8,16 +8,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use tower::Service;
 
 use super::Dashboard;
 use super::access::{Ask, Grant};
+use super::alone::StatusPage;
 use super::answer::{Body, HTML, JSON, Problem, TEXT, fresh, json, to_folder};
 use super::chart::Span;
 use super::live::aside;
-use super::{assets, drill, html, top};
+use super::status::Status;
+use super::{assets, drill, html, operate, own, top};
+use crate::events::Event;
 
 /// The longest body of a request,
 const LARGEST: usize = 64 * 1024;
@@ -26,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// The future of [`Dashboard`].
+/// The future of [`Dashboard`] and [`StatusPage`].
 pub struct ResponseFuture(Answer);
 
 impl Future for ResponseFuture {
@@ -68,6 +71,37 @@ where
     }
 }
 
+impl<B: Send + 'static> Service<Request<B>> for StatusPage {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        let head = request.map(|_| ());
+        let page = self.clone();
+        ResponseFuture(Box::pin(async move {
+            let answer = page.answer(&head).await;
+            answer.unwrap_or_else(|problem| problem.response())
+        }))
+    }
+}
+
+/// Where an event stands: those of one runaway share an id.
+fn cursor(event: &Event) -> String {
+    format!("{}@{:.3}", event.id, event.t)
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accepts = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    accepts.is_some_and(|accepts| accepts.contains("text/html"))
+}
+
 /// What is asked for, from a path below the mount.
 fn parameter(head: &Request<()>, name: &str) -> Option<String> {
     let pairs = head.uri().query()?.split('&');
@@ -80,12 +114,13 @@ fn parameter(head: &Request<()>, name: &str) -> Option<String> {
     text.ok().map(std::borrow::Cow::into_owned)
 }
 
-/// The host that the client means: of the URI over HTTP/2, of `Host` before.
-fn host(head: &Request<()>) -> Option<&str> {
-    match head.uri().authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers().get(header::HOST)?.to_str().ok(),
-    }
+/// The path without the mount, and without its slash.
+fn below<'p>(mount: &str, path: &'p str) -> &'p str {
+    let below = path
+        .strip_prefix(mount)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(path);
+    below.strip_prefix('/').unwrap_or(below)
 }
 
 impl Dashboard {
@@ -95,19 +130,14 @@ impl Dashboard {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let ask = Ask {
-            method: head.method(),
-            headers: head.headers(),
-            extensions: head.extensions(),
-            host: host(head),
-            peer: self.callers.peer(head.extensions()),
-        };
+        let ask = Ask::of(head, self.callers.peer(head.extensions()));
         let grant = self.access.grant(&ask);
-        let path = self.below_mount(head.uri().path());
+        let path = below(&self.mount, head.uri().path());
         if let Some(action) = path.strip_prefix("v1/do/") {
-            self.check_write(&ask, &grant)?;
-            let _ = (action, read(body).await?);
-            return Err(Problem::not_found("there is no such action"));
+            let author = self.check_write(&ask, &grant)?;
+            let (callers, action) = (self.callers.on_behalf_of(author), action.to_owned());
+            let body = read(body).await?;
+            return json(&aside(move || operate::act(&action, &callers, &body)).await??);
         }
         if !matches!(*head.method(), Method::GET | Method::HEAD) {
             return Err(Problem::method("GET, HEAD"));
@@ -122,12 +152,22 @@ impl Dashboard {
                 "needs_token": self.access.asks_for_token(),
             })),
             "" => self.page(head, &ask, &grant).await,
+            "me" => self.own(head, &ask, &grant).await,
+            "status" | "summary.json" | "api/v2/summary.json" | "v1/incidents" => {
+                self.may_read(&ask, &grant)?;
+                let status = Status {
+                    service: self.callers.upkeep().watch.log.service.to_string(),
+                    incidents: self.callers.incidents(),
+                    now: self.callers.now().as_secs_f64(),
+                };
+                status.answer(path)
+            }
             _ if path.starts_with("v1/") || path == "top.txt" => {
                 self.may_read(&ask, &grant)?;
                 self.data(path, head).await
             }
             _ => {
-                if !self.access.asks_for_token() {
+                if !self.access.asks_for_token() && grant.own.is_none() {
                     self.may_read(&ask, &grant)?;
                 }
                 assets::find(path, head.headers())
@@ -157,8 +197,37 @@ impl Dashboard {
                 let found = found.ok_or_else(|| Problem::not_found("there is no such caller"))?;
                 Ok(fresh(JSON, found))
             }
+            "v1/events" => {
+                let picture = self.live.picture().await?;
+                let after = parameter(head, "after");
+                let events = self.callers.events();
+                let known = events
+                    .iter()
+                    .rposition(|event| after.as_deref() == Some(&*cursor(event)));
+                let new = events.iter().skip(known.map_or(0, |known| known + 1));
+                let new: Vec<_> = new.map(|event| picture.told(event)).collect();
+                let next = events.last().map(|event| cursor(event)).or(after);
+                json(&serde_json::json!({ "v": 1, "events": new, "next": next }))
+            }
             _ => Err(Problem::not_found("there is nothing here")),
         }
+    }
+
+    /// What a caller sees of itself.
+    async fn own(
+        &self,
+        head: &Request<()>,
+        ask: &Ask<'_>,
+        grant: &Grant,
+    ) -> Result<Response<Body>, Problem> {
+        let own = grant.own.ok_or_else(|| self.refused(ask))?;
+        let (name, provenance) = own::who(&self.callers, head, own, &self.asked)?;
+        let callers = self.callers.clone();
+        let usage = aside(move || own::usage(&callers, &name, provenance)).await?;
+        if wants_html(head.headers()) {
+            return Ok(fresh(HTML, own::page(&usage)));
+        }
+        json(&usage)
     }
 
     /// The page, with a table in it for readers without a script.
@@ -196,15 +265,6 @@ impl Dashboard {
         (!last.is_empty()).then_some(last)
     }
 
-    /// The path without the mount, and without its slash.
-    fn below_mount<'p>(&self, path: &'p str) -> &'p str {
-        let below = path
-            .strip_prefix(&*self.mount)
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .unwrap_or(path);
-        below.strip_prefix('/').unwrap_or(below)
-    }
-
     fn may_read(&self, ask: &Ask<'_>, grant: &Grant) -> Result<(), Problem> {
         if grant.read {
             return Ok(());
@@ -224,12 +284,12 @@ impl Dashboard {
     /// A write comes from somebody who may, from our own page or from no page at all, and as what a foreign page
     /// cannot send without being asked.
     fn check_write<'g>(&self, ask: &Ask<'_>, grant: &'g Grant) -> Result<&'g str, Problem> {
-        if ask.method != Method::POST {
+        if ask.method() != Method::POST {
             return Err(Problem::method("POST"));
         }
         let author = grant.author.as_deref().ok_or_else(|| self.refused(ask))?;
         let text = |name| {
-            ask.headers
+            ask.headers()
                 .get(name)
                 .map(|value| value.to_str().unwrap_or("?"))
         };

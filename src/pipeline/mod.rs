@@ -365,6 +365,20 @@ impl Core {
             .ok()
     }
 
+    /// Whom a request is from, and how sure that is, without counting it.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn caller_of<B>(
+        &self,
+        request: &Request<B>,
+        now: Timestamp,
+    ) -> Option<(String, Provenance)> {
+        let roster = self.registry.roster();
+        let head = Head::new(request, &roster, now);
+        let identity = self.identify(&head).filter(Identity::is_named)?;
+        let (name, provenance) = (identity.name(), identity.provenance());
+        Some((self.registry.counted_as(name, provenance), provenance))
+    }
+
     /// The address of a request's peer, if the listener left it.
     pub(crate) fn peer(&self, extensions: &http::Extensions) -> Option<IpAddr> {
         let peer = self.peer.as_ref()?;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 #[cfg(feature = "dashboard")]
-use dashmap::DashMap;
+use {crate::caller::Provenance, dashmap::DashMap};
 
 use super::Registry;
 use super::entry::{Entry, Trust};
@@ -59,6 +59,28 @@ impl Registry {
             .chain(lock(&self.entries).iter())
             .cloned()
             .collect()
+    }
+
+    /// The name that a request of this name and provenance is counted under: a claim of a name on the roster is none
+    /// of its account, unless that says so.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn counted_as(&self, name: &str, provenance: Provenance) -> String {
+        let roster = self.roster.load();
+        let account = roster.account(name);
+        let proven = provenance == Provenance::Verified;
+        match account.filter(|account| !proven && !account.accept_claimed) {
+            Some(_) => format!("claimed:{name}"),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The entry that a request of this name and provenance reaches, if it has one.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn reached(&self, name: &str, provenance: Provenance) -> Option<Arc<Entry>> {
+        let proven =
+            provenance == Provenance::Verified || self.roster.load().account(name).is_some();
+        let map = if proven { &self.verified } else { &self.weaker };
+        map.get(name).map(|entry| Arc::clone(&entry))
     }
 
     /// The entry of a caller by its name; the proven one, if a claimed one has the same.

@@ -1,0 +1,257 @@
+//! What operators do: the brake, pins, incidents, the switch. Each is an event with its author.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::answer::Problem;
+use crate::admit::{Mode, Quota};
+use crate::callers::Callers;
+use crate::events::Pin;
+use crate::incidents::Post;
+use crate::kept::Brake;
+use crate::remember::{ChangeError, change_named};
+
+/// Seconds: what is set at night should not be found again after a week.
+const LONGEST: u64 = 7 * 86_400;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hold {
+    caller: String,
+    /// For a clamp.
+    quota: Option<String>,
+    seconds: u64,
+    /// Whether it is to survive a restart; where that fails, it is not done.
+    #[serde(default = "yes")]
+    keep: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    caller: String,
+    #[serde(default = "yes")]
+    keep: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    caller: String,
+    factor: f64,
+    seconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acknowledge {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewPin {
+    caller: Option<String>,
+    pin: String,
+    version: Option<String>,
+    text: Option<String>,
+    on: Option<bool>,
+    t: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Switch {
+    mode: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        match &error {
+            ChangeError::Post(post) if post.is_unknown() => Self::not_found(error.to_string()),
+            ChangeError::Post(_) => Self::unprocessable(error.to_string()),
+            ChangeError::Keep(_) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!(
+                    "{error}; nothing was changed (with \"keep\": false it is done until the next restart)"
+                ),
+            ),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("the body is not what is asked for: {error}");
+        Problem::bad(detail)
+    })
+}
+
+/// Does it, and says what was done and where. Writes the state file: not for a thread that serves requests.
+pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value, Problem> {
+    let mut answer = json!({});
+    match action {
+        "clamp" => {
+            let hold: Hold = parse(body)?;
+            let quota = hold.quota.clone().unwrap_or_default();
+            let quota: Quota = quota
+                .parse()
+                .map_err(|error| Problem::unprocessable(format!("quota: {error}")))?;
+            if let Some(problem) = quota.problem() {
+                return Err(Problem::unprocessable(format!(
+                    "quota: \"{quota}\" {problem}"
+                )));
+            }
+            let lasting = check(callers, &hold)?;
+            keep(callers, &hold, Some(quota), lasting)?;
+            let rate = Brake::new("", Some(quota), callers.now()).quota;
+            let set = callers.clamp(&hold.caller, &rate.unwrap_or_default(), lasting);
+            set.map_err(|error| Problem::unprocessable(error.to_string()))?;
+        }
+        "block" => {
+            let hold: Hold = parse(body)?;
+            if hold.quota.is_some() {
+                return Err(Problem::unprocessable(
+                    "quota: a block lets nothing through; use clamp",
+                ));
+            }
+            let lasting = check(callers, &hold)?;
+            keep(callers, &hold, None, lasting)?;
+            callers.block(&hold.caller, lasting);
+        }
+        "release" => {
+            let release: Release = parse(body)?;
+            if callers
+                .brakes()
+                .iter()
+                .all(|brake| brake.caller != release.caller)
+            {
+                return Err(Problem::not_found(
+                    "this caller is neither clamped nor blocked",
+                ));
+            }
+            if release.keep {
+                callers
+                    .keep_brake(&release.caller, None)
+                    .map_err(ChangeError::from)?;
+            }
+            callers.lift_clamp(&release.caller);
+        }
+        "expect" => {
+            let expect: Expect = parse(body)?;
+            known(callers, &expect.caller)?;
+            if !(expect.factor >= 1.0 && expect.factor <= 1_000.0) {
+                return Err(Problem::unprocessable(
+                    "factor: use a number from 1 to 1000",
+                ));
+            }
+            callers.expect(&expect.caller, expect.factor, lasting(expect.seconds)?);
+        }
+        "ack" => {
+            let Acknowledge { id } = parse(body)?;
+            if !callers.ack(&id) {
+                return Err(Problem::not_found("no runaway of this id is open"));
+            }
+        }
+        "pin" => callers.pin(pin(callers, parse(body)?)?),
+        "mode" => {
+            let Switch { mode } = parse(body)?;
+            let mode: Mode = mode
+                .parse()
+                .map_err(|error| Problem::unprocessable(format!("mode: {error}")))?;
+            callers.set_mode(mode);
+        }
+        "incident" => {
+            let post: Post = parse(body)?;
+            answer = json!({ "incident": callers.post_incident(post)? });
+        }
+        _ => return Err(Problem::not_found("there is no such action")),
+    }
+    if let Some(answer) = answer.as_object_mut() {
+        let instance = &*callers.upkeep().watch.log.instance;
+        answer.insert("scope".to_owned(), "replica".into());
+        answer.insert("instance".to_owned(), instance.into());
+        answer.insert("author".to_owned(), callers.author().into());
+    }
+    Ok(answer)
+}
+
+fn lasting(seconds: u64) -> Result<Duration, Problem> {
+    if !(1..=LONGEST).contains(&seconds) {
+        let detail = format!("seconds: use a number from 1 to {LONGEST}");
+        return Err(Problem::unprocessable(detail));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+fn known(callers: &Callers, name: &str) -> Result<(), Problem> {
+    let entry = callers.upkeep().core.registry.named(name);
+    match entry {
+        Some(_) if !name.starts_with("__") => Ok(()),
+        Some(_) => Err(Problem::unprocessable(
+            "caller: these are many; give their provenance a policy",
+        )),
+        None => Err(Problem::not_found("there is no such caller")),
+    }
+}
+
+fn check(callers: &Callers, hold: &Hold) -> Result<Duration, Problem> {
+    known(callers, &hold.caller)?;
+    lasting(hold.seconds)
+}
+
+fn keep(
+    callers: &Callers,
+    hold: &Hold,
+    quota: Option<Quota>,
+    lasting: Duration,
+) -> Result<(), Problem> {
+    if hold.keep {
+        let brake = Brake::new(&hold.caller, quota, callers.now() + lasting);
+        let kept = callers.keep_brake(&hold.caller, Some(brake));
+        kept.map_err(ChangeError::from)?;
+    }
+    Ok(())
+}
+
+fn pin(callers: &Callers, new: NewPin) -> Result<Pin, Problem> {
+    if !["deploy", "flag", "config", "cache", "other"].contains(&new.pin.as_str()) {
+        return Err(Problem::unprocessable(
+            "pin: use deploy, flag, config, cache or other",
+        ));
+    }
+    if new.version.is_none() && new.text.is_none() {
+        return Err(Problem::unprocessable("version, text: say at least one"));
+    }
+    let now = callers.now().as_secs_f64();
+    if new.t.is_some_and(|t| !(t > 0.0 && t <= now + 60.0)) {
+        return Err(Problem::unprocessable(
+            "t: use Unix seconds that are not in the future",
+        ));
+    }
+    let author = callers.author();
+    let text = new.text.map_or_else(
+        || format!("(by {author})"),
+        |text| format!("{text} (by {author})"),
+    );
+    let mut pin = Pin::new(change_named(&new.pin)).text(&text);
+    if let Some(caller) = &new.caller {
+        known(callers, caller)?;
+        pin = pin.caller(caller);
+    }
+    if let Some(version) = &new.version {
+        pin = pin.version(version);
+    }
+    pin.on = new.on;
+    pin.at = new.t;
+    Ok(pin)
+}

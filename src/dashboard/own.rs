@@ -1,0 +1,224 @@
+//! What a caller sees of itself: only that, from that very request.
+
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::access::Own;
+use super::answer::Problem;
+use super::html::{escape, utc};
+use crate::caller::Provenance;
+use crate::callers::Callers;
+use crate::clock::Timestamp;
+use crate::events::Kind;
+use crate::incidents::Incident;
+use crate::snapshot::CallerSnapshot;
+
+/// Questions in a row, and nanoseconds until there is another.
+const BURST: u64 = 10;
+const EVERY: u64 = 1_000_000_000;
+
+/// How often callers ask about themselves. Callers that share a place share its limit; there are few who ask at once.
+pub(super) struct Asked([AtomicU64; 256]);
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; 256])
+    }
+}
+
+impl Asked {
+    /// Whether the caller may ask now (GCRA).
+    fn may(&self, caller: &str, now: Timestamp) -> bool {
+        let mut hasher = DefaultHasher::new();
+        caller.hash(&mut hasher);
+        let Some(place) = self.0.get((hasher.finish() % 256) as usize) else {
+            return true;
+        };
+        let now = now.as_nanos();
+        let next = |before: u64| {
+            let next = before.max(now) + EVERY;
+            (next <= now + BURST * EVERY).then_some(next)
+        };
+        let taken = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        taken.is_ok()
+    }
+}
+
+/// The caller of a request, if it may see itself.
+pub(super) fn who(
+    callers: &Callers,
+    head: &Request<()>,
+    own: Own,
+    asked: &Asked,
+) -> Result<(String, Provenance), Problem> {
+    let core = &callers.upkeep().core;
+    let now = callers.now();
+    let refused = |detail| Problem::new(StatusCode::FORBIDDEN, detail);
+    let Some((name, provenance)) = core.caller_of(head, now) else {
+        return Err(refused(
+            "this request says not who you are; send it as you send your other requests",
+        ));
+    };
+    if provenance != Provenance::Verified && own != Own::Claimed {
+        return Err(refused(
+            "your name is not verified: anybody could have sent it, so nothing is shown",
+        ));
+    }
+    if !asked.may(&name, now) {
+        return Err(Problem::slow_down(1));
+    }
+    Ok((name, provenance))
+}
+
+/// Its own usage.
+pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Value {
+    let now = callers.now();
+    let upkeep = callers.upkeep();
+    upkeep.roll(now);
+    let registry = &upkeep.core.registry;
+    let entry = registry.reached(name, provenance);
+    let caller = entry
+        .as_ref()
+        .map(|entry| CallerSnapshot::take(entry, registry, &upkeep.core.admission));
+    let terms = entry.as_ref().and_then(|entry| entry.seat()?.terms());
+    let limits = caller
+        .as_ref()
+        .and_then(|caller| caller.policy)
+        .map(|policy| {
+            json!({
+                "quota": policy.quota,
+                "burst": policy.burst,
+                "left": terms.as_ref().and_then(|terms| terms.left(now)),
+                "max_in_flight": policy.max_in_flight,
+                "mode": policy.mode.min(callers.mode()),
+            })
+        });
+    let brake = callers
+        .brakes()
+        .into_iter()
+        .find(|brake| brake.caller == name);
+    let events = upkeep.watch.log.events();
+    let pins = events
+        .iter()
+        .filter(|event| event.kind == Kind::Pin && event.caller() == Some(name))
+        .filter_map(|event| Some(json!({ "t": event.t, "pin": event.pin()? })));
+    let incidents = callers.incidents();
+    let open: Vec<_> = incidents
+        .iter()
+        .filter(|incident| incident.is_open())
+        .map(open)
+        .collect();
+    json!({
+        "v": 1,
+        "at": now.as_secs_f64(),
+        "service": &*upkeep.watch.log.service,
+        "scope": "replica",
+        "instance": &*upkeep.watch.log.instance,
+        "caller": name,
+        "provenance": provenance,
+        "rates": caller.as_ref().map(|caller| caller.rates),
+        "counts": caller.as_ref().map(|caller| caller.counts),
+        "errors": caller.as_ref().map(|caller| &caller.details),
+        "routes": caller.as_ref().map(|caller| &caller.routes),
+        "latency": caller.as_ref().map(|caller| &caller.latency),
+        "failures": caller.as_ref().map(|caller| &caller.failures),
+        "last_two_minutes": caller.as_ref().map(|caller| &caller.seconds),
+        "last_hour": caller.as_ref().map(|caller| &caller.ten_seconds),
+        "limits": limits,
+        "held": brake,
+        "pins": pins.collect::<Vec<_>>(),
+        "incidents": open,
+    })
+}
+
+/// An incident, without the names of those who wrote.
+fn open(incident: &Incident) -> Value {
+    let last = incident.updates.last().map(|update| &update.body);
+    json!({
+        "name": incident.name, "state": incident.state, "impact": incident.impact,
+        "created_at": incident.created_at, "eta": incident.eta, "fallback": incident.fallback, "said": last,
+    })
+}
+
+/// The same as a page, for a browser.
+pub(super) fn page(usage: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => escape(text),
+        value => escape(&value.to_string()),
+    };
+    let mut rows = String::new();
+    let mut row = |term: &str, value: &Value| {
+        let _ = write!(rows, "<dt>{}</dt><dd>{}</dd>", escape(term), text(value));
+    };
+    row("requests/s, ten seconds", &usage["rates"]["ten_seconds"]);
+    row("requests/s, ten minutes", &usage["rates"]["ten_minutes"]);
+    row("in flight", &usage["counts"]["in_flight"]);
+    for (field, of) in [("by_class", "ended: "), ("refused", "refused: ")] {
+        for (name, count) in usage["counts"][field].as_object().into_iter().flatten() {
+            row(&format!("{of}{name}"), count);
+        }
+    }
+    row("quota, requests/s", &usage["limits"]["quota"]);
+    row("left of the burst", &usage["limits"]["left"]);
+    row("at most in flight", &usage["limits"]["max_in_flight"]);
+    if !usage["held"].is_null() {
+        row("held by an operator to", &usage["held"]["quota"]);
+    }
+    let mut errors = String::new();
+    for detail in usage["errors"].as_array().into_iter().flatten() {
+        let _ = write!(
+            errors,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            text(&detail["class"]),
+            text(&detail["code"]),
+            text(&detail["field"]),
+            text(&detail["count"]),
+        );
+    }
+    let mut incidents = String::new();
+    for incident in usage["incidents"].as_array().into_iter().flatten() {
+        let eta = incident["eta"].as_f64().map_or_else(
+            || "no estimate yet".to_owned(),
+            |eta| format!("expected to be over {}", utc(eta)),
+        );
+        let _ = write!(
+            incidents,
+            "<article class=\"incident\"><h3>{}</h3><p>{}, {eta}</p><p>{}</p></article>",
+            text(&incident["name"]),
+            text(&incident["state"]),
+            text(&incident["said"]),
+        );
+    }
+    let name = text(&usage["caller"]);
+    super::html::document(
+        &format!("{name} at {}", text(&usage["service"])),
+        &format!(
+            "<section><h2>{name}</h2><p class=\"hint\">Your own usage, on this replica.</p>{incidents}<dl>{rows}</dl></section>\
+             <section><h2>What was said about your errors</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Errors\"><table><thead><tr><th>class</th><th>code</th>\
+             <th>field</th><th>times</th></tr></thead><tbody>{errors}</tbody></table></div></section>"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_too_often_waits_and_the_others_do_not() {
+        let asked = Asked::default();
+        let now = Timestamp::from_secs(1_000);
+        let asks = (0..100).filter(|_| asked.may("a", now)).count();
+        assert_eq!(asks as u64, BURST);
+        assert!(asked.may("b", now));
+        assert!(asked.may("a", now + Duration::from_secs(1)));
+        assert!(!asked.may("a", now + Duration::from_secs(1)));
+    }
+}

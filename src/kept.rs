@@ -1,0 +1,281 @@
+//! What survives a restart: incidents, pins and brakes, in a small file.
+//!
+//! The file is replaced as a whole: written beside, brought to the disk, renamed. The one before stays as
+//! `<file>.previous`, and is read where the file itself makes no sense.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+
+use crate::incidents::Incidents;
+use crate::record::row::lock;
+
+/// Pins that are kept, the latest.
+pub(crate) const PINS: usize = 200;
+/// The largest file that is read.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// What is kept. Times are Unix seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    pub(crate) v: u32,
+    pub(crate) service: String,
+    pub(crate) incidents: Incidents,
+    pub(crate) pins: Vec<KeptPin>,
+    pub(crate) brakes: Vec<Brake>,
+}
+
+/// A pin on the time line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeptPin {
+    pub(crate) t: f64,
+    pub(crate) caller: Option<String>,
+    pub(crate) pin: String,
+    pub(crate) version: Option<String>,
+    pub(crate) text: Option<String>,
+    pub(crate) on: Option<bool>,
+}
+
+/// A clamp or a block that a person has set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Brake {
+    pub(crate) caller: String,
+    /// The quota; none lets nothing through.
+    pub(crate) quota: Option<String>,
+    pub(crate) until: f64,
+}
+
+/// Where it is kept, and what was written last. Without a file it is kept in memory alone.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    path: Option<PathBuf>,
+    kept: Mutex<Kept>,
+    /// Whether it was said that the file cannot be written.
+    said: AtomicBool,
+    /// Whether a thread is about to write.
+    writing: AtomicBool,
+}
+
+impl Keeper {
+    /// What was kept before, or nothing. A file that makes no sense is put aside, and said.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        let kept = read(&path)?;
+        Ok(Self {
+            path: Some(path),
+            kept: Mutex::new(kept),
+            said: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn kept(&self) -> MutexGuard<'_, Kept> {
+        lock(&self.kept)
+    }
+
+    pub(crate) fn has_file(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether what is kept looks so; while it is being changed it does, since nobody waits here.
+    pub(crate) fn looks(&self, so: impl FnOnce(&Kept) -> bool) -> bool {
+        match self.kept.try_lock() {
+            Ok(kept) => so(&kept),
+            Err(_) => true,
+        }
+    }
+
+    /// Whether nobody else is about to write; then it is we, until [`Keeper::end`].
+    pub(crate) fn begin(&self) -> bool {
+        !self.writing.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end(&self) {
+        self.writing.store(false, Ordering::Release);
+    }
+
+    /// Says that the file cannot be written, until it could be.
+    pub(crate) fn say_once(&self, error: &io::Error) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "callerid: the state file cannot be written (said once)");
+        }
+    }
+
+    /// Changes what is kept, all of it or nothing: where the file cannot be written, it stays as it was. One change
+    /// at a time.
+    pub(crate) fn change<T, E: From<io::Error>>(
+        &self,
+        change: impl FnOnce(&mut Kept) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut kept = lock(&self.kept);
+        let mut next = kept.clone();
+        next.v = 1;
+        let changed = change(&mut next)?;
+        if next != *kept {
+            if let Some(path) = &self.path {
+                write(path, &next)?;
+                self.said.store(false, Ordering::Relaxed);
+            }
+            *kept = next;
+        }
+        Ok(changed)
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path
+        .file_name()
+        .map_or_else(OsString::new, ToOwned::to_owned);
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn parse(path: &Path) -> io::Result<Option<Kept>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(about) if about.len() > LARGEST => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is too large",
+            ));
+        }
+        Ok(_) => {}
+    }
+    let text = fs::read(path)?;
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// What is kept in a file, or in the one before it.
+pub(crate) fn read(path: &Path) -> io::Result<Kept> {
+    let problem = match parse(path) {
+        Ok(Some(kept)) => return Ok(kept),
+        Ok(None) => None,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Some(error),
+        Err(error) => return Err(error),
+    };
+    let previous = parse(&beside(path, ".previous")).ok().flatten();
+    if let Some(problem) = problem {
+        tracing::error!(
+            path = %path.display(), %problem, previous = previous.is_some(),
+            "callerid: what was kept makes no sense; what was kept before it is used, if anything"
+        );
+    }
+    Ok(previous.unwrap_or_default())
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(kept)?;
+    let draft = beside(path, ".draft");
+    let written = File::create(&draft).and_then(|mut file| {
+        file.write_all(&text)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_file(&draft);
+        return Err(error);
+    }
+    // What makes no sense is not worth keeping.
+    if let Ok(Some(_)) = parse(path) {
+        let previous = beside(path, ".previous");
+        let _ = fs::remove_file(&previous);
+        let _ = fs::hard_link(path, &previous).or_else(|_| fs::copy(path, &previous).map(|_| ()));
+    }
+    fs::rename(&draft, path)?;
+    // The rename itself is on the disk once the folder is.
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incidents::Post;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder =
+            std::env::temp_dir().join(format!("callerid-kept-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn open_incident(keeper: &Keeper, name: &str) -> Result<(), io::Error> {
+        keeper.change(|kept| {
+            let post = Post {
+                name: Some(name.to_owned()),
+                ..Post::default()
+            };
+            kept.incidents.post(post, name, "a", 1.0).unwrap();
+            Ok(())
+        })
+    }
+
+    fn names(kept: &Kept) -> Vec<&str> {
+        let names = kept.incidents.iter().map(|incident| incident.name.as_str());
+        names.collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_there_again() {
+        let path = folder("again").join("state.json");
+        let keeper = Keeper::open(path.clone()).unwrap();
+        open_incident(&keeper, "one").unwrap();
+        open_incident(&keeper, "two").unwrap();
+        let again = Keeper::open(path.clone()).unwrap();
+        assert_eq!(*again.kept(), *keeper.kept());
+        assert!(!beside(&path, ".draft").exists());
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_torn_file_gives_way_to_the_one_before() {
+        let path = folder("torn").join("state.json");
+        let keeper = Keeper::open(path.clone()).unwrap();
+        open_incident(&keeper, "one").unwrap();
+        open_incident(&keeper, "two").unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let read = read(&path).unwrap();
+            assert_eq!(names(&read), ["one"], "{length} bytes of {}", whole.len());
+        }
+        // A draft that was never finished is nothing.
+        fs::write(&path, &whole).unwrap();
+        fs::write(beside(&path, ".draft"), b"{").unwrap();
+        assert_eq!(names(&read(&path).unwrap()), ["one", "two"]);
+        // The next change does not put the torn file in the place of the whole one.
+        fs::write(&path, b"{").unwrap();
+        let keeper = Keeper::open(path.clone()).unwrap();
+        open_incident(&keeper, "three").unwrap();
+        fs::write(&path, b"{").unwrap();
+        assert_eq!(names(&read(&path).unwrap()), ["one"]);
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn where_it_cannot_be_written_it_stays_as_it_was() {
+        let folder = folder("full");
+        let path = folder.join("state.json");
+        let keeper = Keeper::open(path.clone()).unwrap();
+        open_incident(&keeper, "one").unwrap();
+        // A folder in the draft's place, as root may write anywhere.
+        fs::create_dir(beside(&path, ".draft")).unwrap();
+        open_incident(&keeper, "two").unwrap_err();
+        assert_eq!(names(&keeper.kept()), ["one"]);
+        assert_eq!(names(&read(&path).unwrap()), ["one"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

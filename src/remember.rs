@@ -1,0 +1,243 @@
+//! What a person has said is kept, and comes back after a restart.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admit::Quota;
+use crate::builder::Builder;
+use crate::callers::Callers;
+use crate::clock::Timestamp;
+use crate::events::{Body, Change, Event, Kind, Pin};
+use crate::incidents::{Incident, Post, PostError};
+use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
+use crate::upkeep::Upkeep;
+
+/// Why something that a person said was not done.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// It makes no sense.
+    Post(PostError),
+    /// It could not be kept, so it was not done.
+    Keep(io::Error),
+}
+
+impl From<io::Error> for ChangeError {
+    fn from(error: io::Error) -> Self {
+        Self::Keep(error)
+    }
+}
+
+impl From<PostError> for ChangeError {
+    fn from(error: PostError) -> Self {
+        Self::Post(error)
+    }
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Post(error) => error.fmt(f),
+            Self::Keep(error) => write!(f, "the state file could not be written: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Post(_) => None,
+            Self::Keep(error) => Some(error),
+        }
+    }
+}
+
+impl Builder {
+    /// Where incidents, pins, clamps and blocks are kept over a restart: a small file that is replaced as a whole.
+    /// Without it they are kept in memory alone. One process writes it; others may read it, as
+    /// [`StatusPage`](crate::dashboard::StatusPage) does.
+    #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+    pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_file = Some(path.into());
+        self
+    }
+
+    /// What was kept before.
+    pub(crate) fn keeper(&mut self) -> Result<Keeper, String> {
+        let Some(path) = self.state_file.take() else {
+            return Ok(Keeper::default());
+        };
+        let shown = path.display().to_string();
+        Keeper::open(path).map_err(|error| format!("state_file: {shown} cannot be read: {error}"))
+    }
+}
+
+impl Callers {
+    /// Incidents, oldest first: at most 200.
+    #[must_use]
+    #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+    pub fn incidents(&self) -> Vec<Incident> {
+        let kept = self.upkeep().keeper.kept();
+        kept.incidents.iter().cloned().collect()
+    }
+
+    /// Opens an incident, or adds to one. It is an event, and on the status page at once. Writes the state file, if
+    /// there is one, before it returns.
+    ///
+    /// # Errors
+    ///
+    /// What was posted makes no sense, or could not be written; then nothing has changed.
+    #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+    pub fn post_incident(&self, post: Post) -> Result<Incident, ChangeError> {
+        let now = self.now().as_secs_f64();
+        let log = &self.upkeep().watch.log;
+        let id = log.fresh_id();
+        let posted = self.upkeep().keeper.change(|kept| {
+            log.service.as_ref().clone_into(&mut kept.service);
+            let short = id.rsplit('/').next().unwrap_or_default();
+            let own = format!("{}-{short}", log.instance);
+            Ok::<_, ChangeError>(kept.incidents.post(post, &own, self.author(), now)?)
+        })?;
+        let json = serde_json::to_string(&posted).unwrap_or_else(|_| "{}".to_owned());
+        log.say(id, now, Kind::Incident, Body::Incident(json.into()));
+        Ok(posted)
+    }
+
+    /// Keeps a brake, or forgets the one that there is. Does not set it.
+    pub(crate) fn keep_brake(&self, caller: &str, brake: Option<Brake>) -> io::Result<()> {
+        self.upkeep().keeper.change(|kept| {
+            kept.brakes.retain(|known| known.caller != caller);
+            kept.brakes.extend(brake);
+            Ok(())
+        })
+    }
+
+    /// Clamps and blocks in force.
+    pub(crate) fn brakes(&self) -> Vec<Brake> {
+        self.upkeep().brakes()
+    }
+}
+
+impl Brake {
+    /// A clamp to a rate, or a block, to the second.
+    pub(crate) fn new(caller: &str, quota: Option<Quota>, until: Timestamp) -> Self {
+        // `500/s, burst 500` is how a quota is shown; the rate is how it is written.
+        let rate = |quota: Quota| {
+            let text = quota.to_string();
+            text.split(',').next().unwrap_or_default().to_owned()
+        };
+        Self {
+            caller: caller.to_owned(),
+            quota: quota.map(rate),
+            until: until.as_secs() as f64,
+        }
+    }
+}
+
+impl Upkeep {
+    pub(crate) fn with_keeper(mut self, keeper: Keeper) -> Self {
+        self.keeper = Arc::new(keeper);
+        self
+    }
+
+    /// Puts in force and on the time line what was kept.
+    pub(crate) fn restore(&self, now: Timestamp) {
+        let kept = self.keeper.kept().clone();
+        for pin in kept.pins {
+            let restored = Pin {
+                caller: pin.caller.as_deref().map(Into::into),
+                pin: change_named(&pin.pin),
+                version: pin.version.as_deref().map(Into::into),
+                text: pin.text.as_deref().map(Into::into),
+                on: pin.on,
+                at: Some(pin.t),
+            };
+            self.watch.pin(restored, now);
+        }
+        for brake in kept.brakes {
+            let left = brake.until - now.as_secs_f64();
+            if !(left > 0.0 && left.is_finite()) {
+                continue;
+            }
+            let until = now + Duration::from_secs_f64(left.min(1e9));
+            let quota = brake.quota.as_deref().map(str::parse::<Quota>);
+            match quota {
+                None => self.core.admission.block(&brake.caller, until, now),
+                Some(Ok(quota)) if quota.problem().is_none() => {
+                    self.core.admission.clamp(&brake.caller, quota, until, now);
+                }
+                Some(_) => continue,
+            }
+            let change = "still held, as before the restart";
+            self.watch
+                .policy(Some(&brake.caller), change, "program", now);
+        }
+    }
+
+    fn brakes(&self) -> Vec<Brake> {
+        let held = self.core.admission.held();
+        let brakes = held.iter();
+        brakes
+            .map(|(caller, quota, until)| Brake::new(caller, *quota, *until))
+            .collect()
+    }
+
+    /// Keeps what has changed since the last time, on a thread of its own: a disk that hangs stalls nothing.
+    pub(crate) fn remember(&self) {
+        if !self.keeper.has_file() {
+            return;
+        }
+        let (brakes, pins) = (self.brakes(), pins(&self.watch.log.events()));
+        let same = |kept: &Kept| kept.brakes == brakes && kept.pins == pins;
+        if self.keeper.looks(same) || !self.keeper.begin() {
+            return;
+        }
+        let keeper = Arc::clone(&self.keeper);
+        let write = move || {
+            let kept = keeper.change(|kept| {
+                (kept.brakes, kept.pins) = (brakes, pins);
+                Ok::<_, io::Error>(())
+            });
+            if let Err(error) = kept {
+                keeper.say_once(&error);
+            }
+            keeper.end();
+        };
+        let thread = std::thread::Builder::new().name("callerid-state".into());
+        if thread.spawn(write).is_err() {
+            self.keeper.end();
+        }
+    }
+}
+
+/// The latest pins of callers and of people; our own start is said anew.
+fn pins(events: &[Arc<Event>]) -> Vec<KeptPin> {
+    let mut pins: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind == Kind::Pin)
+        .filter_map(|event| {
+            let pin = event.pin()?;
+            let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+            Some(KeptPin {
+                t: event.t,
+                caller: text(&pin.caller),
+                pin: pin.pin.as_str().to_owned(),
+                version: text(&pin.version),
+                text: text(&pin.text),
+                on: pin.on,
+            })
+        })
+        .collect();
+    pins.drain(..pins.len().saturating_sub(PINS));
+    pins
+}
+
+/// The change of this name; an unknown one is `other`.
+pub(crate) fn change_named(name: &str) -> Change {
+    let all = [Change::Deploy, Change::Flag, Change::Config, Change::Cache];
+    let found = all.into_iter().find(|change| change.as_str() == name);
+    found.unwrap_or(Change::Other)
+}

@@ -1,0 +1,532 @@
+//! What operators may do, what is kept of it over a restart, and what bad input gets.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use callerid::dashboard::Access;
+use callerid::events::Kind;
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::access::tokens;
+use super::visit::{Answer, NOW, Page, Table, request, table, with};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+async fn post(page: &Page, path: &str, body: &str, headers: &[(&'static str, &str)]) -> Answer {
+    let mut post = with(request("POST", path, Some("127.0.0.1")), &[JSON]);
+    post = with(post, headers);
+    *post.body_mut() = Full::from(body.to_owned());
+    page.ask(post).await
+}
+
+async fn act(page: &Page, action: &str, body: Value) -> Answer {
+    post(page, &format!("/v1/do/{action}"), &body.to_string(), &[]).await
+}
+
+/// A state file in a folder that goes with it.
+struct State(PathBuf);
+
+impl State {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("callerid-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder.join("state.json"))
+    }
+
+    fn table(&self) -> Table {
+        table(|builder| builder.state_file(&self.0).service("prices").instance("a1"))
+    }
+
+    /// What is in the file, once it is so: a thread of its own writes what the program did.
+    async fn until(&self, so: impl Fn(&Value) -> bool) {
+        for _ in 0..600 {
+            let kept = fs::read(&self.0).unwrap_or_default();
+            if serde_json::from_slice(&kept).is_ok_and(|kept| so(&kept)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!(
+            "not within thirty seconds: {:?}",
+            fs::read_to_string(&self.0)
+        );
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_write_needs_the_permission_and_our_own_page() {
+    let table = table(|builder| builder);
+    table.send("x-client-id", "checkout", 200, 1).await;
+    let clamp = json!({"caller": "checkout", "quota": "5/s", "seconds": 60}).to_string();
+    let path = "/v1/do/clamp";
+
+    // Looking is not operating.
+    let looking = table.page(Access::local());
+    let refused = post(&looking, path, &clamp, &[]).await;
+    assert_eq!(refused.status, 403);
+    assert!(
+        refused.problem().contains("operating is not"),
+        "{}",
+        refused.body
+    );
+    let by_token = table.page(tokens());
+    let bearer = |token: &'static str| [("authorization", token)];
+    assert_eq!(post(&by_token, path, &clamp, &[]).await.status, 401);
+    assert_eq!(
+        post(&by_token, path, &clamp, &bearer("Bearer look"))
+            .await
+            .status,
+        403
+    );
+    assert_eq!(
+        post(&by_token, path, &clamp, &bearer("Bearer acts"))
+            .await
+            .status,
+        403
+    );
+
+    let page = table.page(Access::local_operator());
+    for foreign in [
+        ("origin", "https://evil.example"),
+        ("origin", "http://localhost:3001"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("host", "evil.example"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("forwarded", "for=127.0.0.1"),
+    ] {
+        assert_eq!(
+            post(&page, path, &clamp, &[foreign]).await.status,
+            403,
+            "{foreign:?}"
+        );
+    }
+    // What a foreign page can send without being asked.
+    let plain = post(&page, path, &clamp, &[("content-type", "text/plain")]).await;
+    assert_eq!(plain.status, 415);
+    assert_eq!(page.get(path).await.status, 405);
+    assert!(
+        table
+            .callers
+            .events()
+            .iter()
+            .all(|event| event.kind != Kind::Policy)
+    );
+
+    let own = [
+        ("origin", "http://localhost:3000"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    assert_eq!(post(&page, path, &clamp, &own).await.status, 200);
+    assert_eq!(
+        post(&by_token, path, &clamp, &bearer("Bearer act"))
+            .await
+            .json()["author"],
+        "alice"
+    );
+}
+
+#[tokio::test]
+async fn a_clamp_holds_and_is_an_event_with_its_author() {
+    let table = table(|builder| builder.instance("a1"));
+    table.send("x-client-id", "checkout", 200, 1).await;
+    let page = table.page(Access::local_operator());
+    let done = act(
+        &page,
+        "clamp",
+        json!({"caller": "checkout", "quota": "5/s", "seconds": 60}),
+    )
+    .await;
+    assert_eq!(
+        done.json(),
+        json!({"scope": "replica", "instance": "a1", "author": "local"})
+    );
+    table.send("x-client-id", "checkout", 200, 20).await;
+    let refused = || {
+        let snapshot = table.callers.snapshot();
+        snapshot.caller("checkout").unwrap().counts.refused.total()
+    };
+    assert_eq!(refused(), 15);
+    let event: Value =
+        serde_json::from_str(&table.callers.events().last().unwrap().to_json()).unwrap();
+    assert_eq!(
+        (&event["kind"], &event["author"], &event["caller"]),
+        (&"policy".into(), &"local".into(), &"checkout".into())
+    );
+    table.pass(1);
+    assert_eq!(
+        page.get("/v1/overview").await.json()["braked"]["checkout"],
+        "5/s"
+    );
+
+    // A block takes its place, and a release ends it.
+    assert_eq!(
+        act(&page, "block", json!({"caller": "checkout", "seconds": 60}))
+            .await
+            .status,
+        200
+    );
+    table.send("x-client-id", "checkout", 200, 4).await;
+    assert_eq!(refused(), 19);
+    assert_eq!(
+        act(&page, "release", json!({"caller": "checkout"}))
+            .await
+            .status,
+        200
+    );
+    table.send("x-client-id", "checkout", 200, 4).await;
+    assert_eq!(refused(), 19);
+    assert_eq!(
+        act(&page, "release", json!({"caller": "checkout"}))
+            .await
+            .status,
+        404
+    );
+
+    // It ends by itself.
+    act(&page, "block", json!({"caller": "checkout", "seconds": 2})).await;
+    table.pass(3);
+    table.send("x-client-id", "checkout", 200, 4).await;
+    assert_eq!(refused(), 19);
+}
+
+#[tokio::test]
+async fn bad_input_gets_a_clear_answer_and_changes_nothing() {
+    let table = table(|builder| builder);
+    table.send("x-client-id", "checkout", 200, 1).await;
+    let page = table.page(Access::local_operator());
+    let before = table.callers.events().len();
+    for (action, body, status, said) in [
+        (
+            "clamp",
+            json!({"caller": "nobody", "quota": "5/s", "seconds": 9}),
+            404,
+            "no such caller",
+        ),
+        (
+            "clamp",
+            json!({"caller": "__other__", "quota": "5/s", "seconds": 9}),
+            422,
+            "provenance",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/fortnight", "seconds": 9}),
+            422,
+            "use N/s",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "0/s", "seconds": 9}),
+            422,
+            "quota",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "seconds": 9}),
+            422,
+            "quota",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": 0}),
+            422,
+            "seconds",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": -1}),
+            400,
+            "body",
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": 9, "qouta": 1}),
+            400,
+            "qouta",
+        ),
+        (
+            "block",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": 9}),
+            422,
+            "clamp",
+        ),
+        ("block", json!([]), 400, "body"),
+        (
+            "expect",
+            json!({"caller": "checkout", "factor": 0.5, "seconds": 9}),
+            422,
+            "factor",
+        ),
+        ("ack", json!({"id": "x"}), 404, "no runaway"),
+        (
+            "pin",
+            json!({"pin": "party", "text": "x"}),
+            422,
+            "deploy, flag",
+        ),
+        ("pin", json!({"pin": "deploy"}), 422, "version"),
+        (
+            "pin",
+            json!({"pin": "deploy", "text": "x", "t": 1e12}),
+            422,
+            "future",
+        ),
+        ("mode", json!({"mode": "on"}), 422, "mode"),
+        ("incident", json!({"body": "x"}), 422, "name"),
+        (
+            "incident",
+            json!({"name": "x", "eta": NOW - 1}),
+            422,
+            "eta: is in the past",
+        ),
+        ("incident", json!({"name": "x", "eta": "soon"}), 400, "eta"),
+        (
+            "incident",
+            json!({"name": "x".repeat(201)}),
+            422,
+            "201 characters",
+        ),
+        (
+            "incident",
+            json!({"id": "none", "body": "x"}),
+            404,
+            "no such incident",
+        ),
+        (
+            "incident",
+            json!({"name": "x", "state": "fixed"}),
+            400,
+            "fixed",
+        ),
+        ("party", json!({}), 404, "action"),
+    ] {
+        let answer = act(&page, action, body.clone()).await;
+        assert_eq!(answer.status, status, "{action} {body}: {}", answer.body);
+        let problem = answer.problem();
+        assert!(problem.contains(said), "{action} {body}: {problem}");
+    }
+    for (body, status) in [
+        ("{", 400),
+        ("", 400),
+        ("\u{0}", 400),
+        (&*" ".repeat(70_000), 413),
+    ] {
+        assert_eq!(post(&page, "/v1/do/clamp", body, &[]).await.status, status);
+    }
+    assert_eq!(table.callers.events().len(), before);
+    assert!(table.callers.incidents().is_empty());
+}
+
+#[tokio::test]
+async fn an_incident_with_its_estimate_is_there_for_another_reader() {
+    let table = table(|builder| builder.service("prices"));
+    let page = table.page(Access::local_operator());
+    let opened = act(
+        &page,
+        "incident",
+        json!({
+            "name": "Prices are <b>slow</b>", "body": "checkout sends six times as much", "impact": "major",
+            "eta": NOW + 1_800, "fallback": "use yesterday's list",
+        }),
+    )
+    .await;
+    assert_eq!(opened.status, 200, "{}", opened.body);
+    let id = opened.json()["incident"]["id"].as_str().unwrap().to_owned();
+    let reader = table.page(tokens());
+    let read = |path: &'static str| {
+        let get = request("GET", path, Some("10.9.8.7"));
+        reader.ask(with(get, &[("authorization", "Bearer look")]))
+    };
+    let summary = read("/summary.json").await.json();
+    assert_eq!(summary["status"]["indicator"], "major");
+    assert_eq!(summary["components"][0]["status"], "partial_outage");
+    let incident = &summary["incidents"][0];
+    assert_eq!(incident["status"], "investigating");
+    assert_eq!(incident["eta"], "2025-10-09T09:23:20Z");
+    assert_eq!(
+        incident["incident_updates"][0]["body"],
+        "checkout sends six times as much"
+    );
+    assert!(
+        !summary.to_string().contains("local"),
+        "no names of operators: {summary}"
+    );
+    let html = read("/status").await.body;
+    assert!(
+        html.contains("2025-10-09T09:23:20Z") && html.contains("&lt;b&gt;slow"),
+        "{html}"
+    );
+    assert_eq!(table.callers.events().last().unwrap().kind, Kind::Incident);
+
+    act(
+        &page,
+        "incident",
+        json!({"id": id, "state": "resolved", "body": "over"}),
+    )
+    .await;
+    let summary = read("/api/v2/summary.json").await.json();
+    assert_eq!(
+        (&summary["status"]["indicator"], &summary["incidents"]),
+        (&"none".into(), &json!([]))
+    );
+    assert_eq!(
+        read("/v1/incidents").await.json()["incidents"][0]["status"],
+        "resolved"
+    );
+}
+
+#[tokio::test]
+async fn incidents_pins_and_brakes_survive_a_restart() {
+    let state = State::new("restart");
+    {
+        let table = state.table();
+        table.send("x-client-id", "checkout", 200, 1).await;
+        table.send("x-client-id", "search", 200, 1).await;
+        table.send("x-client-id", "crawler", 200, 1).await;
+        let page = table.page(Access::local_operator());
+        for (action, body) in [
+            ("incident", json!({"name": "slow"})),
+            (
+                "pin",
+                json!({"caller": "checkout", "pin": "deploy", "version": "v42", "t": NOW - 60}),
+            ),
+            (
+                "clamp",
+                json!({"caller": "checkout", "quota": "5/s", "seconds": 600}),
+            ),
+            ("block", json!({"caller": "search", "seconds": 600})),
+            ("block", json!({"caller": "crawler", "seconds": 1})),
+        ] {
+            assert_eq!(act(&page, action, body).await.status, 200, "{action}");
+        }
+        // What the program does is kept too, and what has ended is not.
+        table.callers.deployed("search", "v7");
+        table.pass(5);
+        let so = |kept: &Value| {
+            kept["pins"].as_array().unwrap().len() == 2
+                && kept["brakes"].as_array().unwrap().len() == 2
+        };
+        state.until(so).await;
+    }
+    let again = state.table();
+    assert_eq!(again.callers.incidents()[0].name, "slow");
+    let pins: Vec<_> = again
+        .callers
+        .events()
+        .iter()
+        .filter(|event| event.kind == Kind::Pin)
+        .map(|event| (event.t, event.caller().unwrap().to_owned()))
+        .collect();
+    assert_eq!(
+        pins,
+        [
+            ((NOW - 60) as f64, "checkout".to_owned()),
+            (NOW as f64, "search".to_owned())
+        ]
+    );
+    for (caller, let_in) in [("checkout", 5), ("search", 0), ("crawler", 10)] {
+        again.send("x-client-id", caller, 200, 10).await;
+        let snapshot = again.callers.snapshot();
+        let counts = snapshot.caller(caller).unwrap().counts;
+        assert_eq!(counts.by_class.total(), let_in, "{caller}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_file_that_cannot_be_written_leaves_all_as_it_was() {
+    let state = State::new("full");
+    let table = state.table();
+    table.send("x-client-id", "checkout", 200, 1).await;
+    let page = table.page(Access::local_operator());
+    assert_eq!(
+        act(&page, "incident", json!({"name": "before"}))
+            .await
+            .status,
+        200
+    );
+    let written = fs::read(&state.0).unwrap();
+    // Where the file is written first there is a folder: root may write anywhere else.
+    fs::create_dir(state.0.with_file_name("state.json.draft")).unwrap();
+    let clamp =
+        |keep: bool| json!({"caller": "checkout", "quota": "5/s", "seconds": 60, "keep": keep});
+    for (action, body) in [
+        ("incident", json!({"name": "after"})),
+        ("clamp", clamp(true)),
+    ] {
+        let answer = act(&page, action, body).await;
+        assert_eq!(answer.status, 507, "{action}");
+        assert!(
+            answer.problem().contains("nothing was changed"),
+            "{}",
+            answer.body
+        );
+    }
+    assert_eq!(fs::read(&state.0).unwrap(), written);
+    assert_eq!(table.callers.incidents().len(), 1);
+    table.send("x-client-id", "checkout", 200, 20).await;
+    let refused = |table: &Table| {
+        table
+            .callers
+            .snapshot()
+            .caller("checkout")
+            .unwrap()
+            .counts
+            .refused
+            .total()
+    };
+    assert_eq!(refused(&table), 0, "requests are as they were");
+    // The brake does not need the disk, if told so.
+    assert_eq!(act(&page, "clamp", clamp(false)).await.status, 200);
+    table.send("x-client-id", "checkout", 200, 20).await;
+    assert_eq!(refused(&table), 15);
+}
+
+#[tokio::test]
+async fn the_status_alone_reads_the_file_of_the_service() {
+    use callerid::dashboard::{Grant, StatusPage};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    let state = State::new("alone");
+    let status = StatusPage::new(&state.0);
+    let open = status
+        .clone()
+        .access(Access::from_fn(|_| Grant::nothing().read()));
+    let ask = |page: StatusPage, path: &'static str, peer| async move {
+        let (head, body) = page
+            .oneshot(request("GET", path, peer))
+            .await
+            .unwrap()
+            .into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (
+            head.status.as_u16(),
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
+    };
+    assert_eq!(ask(status, "/", Some("10.0.0.1")).await.0, 403);
+    let table = state.table();
+    let page = table.page(Access::local_operator());
+    act(&page, "incident", json!({"name": "slow", "eta": NOW + 60})).await;
+    drop((table, page));
+    let (code, html) = ask(open.clone(), "/", Some("10.0.0.1")).await;
+    assert!(
+        code == 200 && html.contains("slow") && html.contains("prices"),
+        "{html}"
+    );
+    assert_eq!(ask(open.clone(), "/style.css", None).await.0, 200);
+    let (_, summary) = ask(open.clone(), "/summary.json", None).await;
+    assert!(summary.contains("2025-10-09T08:54:20Z"), "{summary}");
+    assert_eq!(ask(open, "/v1/overview", None).await.0, 404);
+}
