@@ -222,6 +222,16 @@ fn trap_21_what_is_refused_narrowly_never_spends_what_is_shared() {
 }
 
 #[test]
+fn a_total_is_spent_by_what_requests_cost() {
+    let rig = Rig::new(|builder| {
+        let policy = Policy::new().total(Quota::per_hour(12).burst(12));
+        builder.provenance(Provenance::Claimed, policy).cost(|_| 5)
+    });
+    let names = ["a", "b", "c"].map(|name| rig.ask(claimed(name)).0);
+    assert_eq!(names, [200, 200, 429]);
+}
+
+#[test]
 fn trap_5_eviction_is_not_amnesty() {
     let rig = Rig::new(|builder| {
         builder

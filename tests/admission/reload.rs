@@ -106,6 +106,19 @@ fn a_claim_reaches_an_account_from_the_reload_on_that_lets_it_and_no_longer_than
 }
 
 #[test]
+fn claims_beside_a_proven_caller_that_comes_onto_the_roster_are_impersonations() {
+    let file = File::new("");
+    let rig = rig(&file);
+    let ask = || (0..100).for_each(|_| assert_eq!(rig.ask(claimed("b")).0, 200));
+    rig.get("b");
+    ask();
+    reload(&rig, &file, "[caller.b]\n");
+    ask();
+    assert_eq!(rig.callers.snapshot().impersonations, 100);
+    assert_eq!(rig.caller("b").counts.started, 1);
+}
+
+#[test]
 fn a_reload_rotates_api_keys() {
     let keys = |keys: &[(&str, &str)]| {
         let keys = keys

@@ -34,27 +34,28 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// The demo, built as the tests are.
 pub(crate) fn demo() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    Command::new(BINARY.get_or_init(build_demo))
+    Command::new(BINARY.get_or_init(|| build("demo")))
 }
 
-fn build_demo() -> PathBuf {
+/// An example, built as the tests are.
+pub(crate) fn build(example: &str) -> PathBuf {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--example", "demo", "--all-features", "--quiet"])
+        .args(["build", "--example", example, "--all-features", "--quiet"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     if cfg!(not(debug_assertions)) {
         build.arg("--release");
     }
     let built = build.output().expect("cargo runs");
-    assert!(built.status.success(), "the demo does not build");
+    assert!(built.status.success(), "{example} does not build");
     String::from_utf8_lossy(&built.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "demo")
+        .filter(|message| message["target"]["name"] == example)
         .find_map(|message| Some(message["executable"].as_str()?.into()))
-        .expect("cargo says where the demo is")
+        .expect("cargo says where it is")
 }
 
 /// A program that runs until it is told to end.
