@@ -10,7 +10,7 @@ use http::{HeaderName, Response};
 
 use crate::admit::policy::CallerPolicy;
 use crate::admit::{
-    Admission, Ceiling, Mode, Policies, Policy, Quota, RateLimitHeaders, Refusal, Style,
+    Admission, Ceiling, Mode, OnRunaway, Policies, Policy, Quota, RateLimitHeaders, Refusal, Style,
 };
 use crate::caller::Provenance;
 use crate::callers::Callers;
@@ -141,6 +141,17 @@ impl Builder {
     /// What callers of a tier may do, each ([`Account::tier`]).
     pub fn tier(mut self, name: impl Into<String>, policy: Policy) -> Self {
         self.policies.tiers.insert(name.into(), policy);
+        self
+    }
+
+    /// What is done about a caller in a runaway of requests, or of requests in flight, while the service is hurt: it is
+    /// held to `factor` times its own baseline, and never to less than a fair share or 5/s. In [`Mode::Shadow`] what
+    /// that would refuse is counted. Nothing is done by default.
+    pub fn clamp_runaways(mut self, factor: f64, mode: Mode) -> Self {
+        self.policies.on_runaway = Some(OnRunaway {
+            clamp: factor,
+            mode,
+        });
         self
     }
 

@@ -52,6 +52,7 @@ pub(crate) struct Ask<'a> {
 impl Admission {
     /// Lets a request in, or says why not. A refusal takes nothing from any limit.
     pub(crate) fn decide(&self, seat: Arc<Seat>, ask: &Ask<'_>) -> Verdict {
+        let brake = seat.brake.load();
         let terms = self.terms(&seat, &ask.subject);
         let Some(terms) = terms.as_deref() else {
             return Verdict::Admit {
@@ -69,7 +70,7 @@ impl Admission {
         let (bucket, cost) = terms.measure(ask.method, ask.template);
         let cost = ask.cost.unwrap_or(cost);
         // What is taken, and whether by a limit that is enforced.
-        let (mut of_caller, mut of_group) = (None, None);
+        let (mut of_caller, mut of_group, mut of_brake) = (None, None, None);
         let refused = 'way: {
             // What a limit finds: refused for good where it is enforced, noted where it is in shadow. A limit in
             // shadow is not asked about a request that would not have come so far.
@@ -94,7 +95,7 @@ impl Admission {
                 limit!(
                     by_quota,
                     take("quota", bucket, cost, ask.now)
-                        .map(|()| of_caller = Some((bucket, by_quota)))
+                        .map(|()| of_caller = Some((&**bucket, by_quota)))
                 );
             }
             if !terms.allow {
@@ -109,7 +110,24 @@ impl Admission {
                     limit!(
                         enforced,
                         take("group", bucket, cost, ask.now)
-                            .map(|()| of_group = Some((bucket, enforced)))
+                            .map(|()| of_group = Some((&**bucket, enforced)))
+                    );
+                }
+            }
+            if let Some(brake) = brake.as_deref().filter(|_| !terms.allow) {
+                let enforced = enforces(brake.mode);
+                limit!(
+                    enforced,
+                    take("runaway", &brake.bucket, cost, ask.now)
+                        .map(|()| of_brake = Some((&brake.bucket, enforced)))
+                        .map_err(Denial::of_runaway)
+                );
+                if let Some(max) = brake.max_in_flight.filter(|_| !permit.has_place()) {
+                    limit!(
+                        enforced,
+                        permit
+                            .take_place(max)
+                            .map_err(|_| Denial::in_flight(max).of_runaway())
                     );
                 }
             }
@@ -122,7 +140,7 @@ impl Admission {
             None
         };
         // Refusals consume nothing; in shadow, what would be refused does not either.
-        for (bucket, enforced) in [of_caller, of_group].into_iter().flatten() {
+        for (bucket, enforced) in [of_caller, of_group, of_brake].into_iter().flatten() {
             if refused.is_some() || (would_refuse.is_some() && !enforced) {
                 bucket.give_back(cost);
             }
@@ -211,6 +229,13 @@ impl Admission {
 }
 
 impl Denial {
+    fn of_runaway(self) -> Self {
+        Self {
+            reason: Reason::Runaway,
+            ..self
+        }
+    }
+
     fn in_flight(max: u32) -> Self {
         Self {
             reason: Reason::InFlight,

@@ -51,6 +51,10 @@ impl Permit {
         Ok(())
     }
 
+    pub(super) fn has_place(&self) -> bool {
+        self.in_flight
+    }
+
     /// Gives the caller's place back.
     pub(super) fn leave_place(&mut self) {
         if std::mem::take(&mut self.in_flight) {

@@ -6,6 +6,7 @@
 //! differs.
 
 mod adaptive;
+mod brake;
 mod bucket;
 mod ceiling;
 mod check;
@@ -23,7 +24,7 @@ mod seat;
 pub(crate) mod snapshot;
 mod terms;
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -33,8 +34,8 @@ use self::clamp::Clamps;
 pub(crate) use self::decide::{Ask, Denial, Verdict};
 pub(crate) use self::in_flight::Permit;
 pub use self::mode::{Mode, ModeError};
-pub(crate) use self::policy::Policies;
 pub use self::policy::Policy;
+pub(crate) use self::policy::{OnRunaway, Policies};
 pub(crate) use self::policy::{Subject, Terms};
 pub use self::quota::{Quota, QuotaError};
 pub(crate) use self::refusal::{Form, RefusalFn, Style};
@@ -74,6 +75,8 @@ pub(crate) struct Admission {
     /// Those who have no entry, by provenance: overflow callers share a bucket.
     others: [Arc<Seat>; Provenance::ALL.len()],
     style: Style,
+    /// Callers with a brake on.
+    brakes: AtomicUsize,
 }
 
 /// Policies of one generation.
@@ -122,6 +125,7 @@ impl Admission {
             room,
             others,
             style,
+            brakes: AtomicUsize::new(0),
         };
         admission.set_policies(policies, now);
         admission
@@ -196,11 +200,15 @@ impl Admission {
         self.set_gate();
     }
 
+    fn guards_anything(&self) -> bool {
+        self.brakes.load(Ordering::Acquire) > 0 || self.book.load().limit_anything()
+    }
+
     fn set_gate(&self) {
         let gate = match self.mode() {
             Mode::Off => Gate::Off,
             Mode::Observe => Gate::Open,
-            Mode::Shadow | Mode::Enforce if self.book.load().limit_anything() => Gate::Guarded,
+            Mode::Shadow | Mode::Enforce if self.guards_anything() => Gate::Guarded,
             Mode::Shadow | Mode::Enforce => Gate::Open,
         };
         self.gate.store(gate as u8, Ordering::Release);

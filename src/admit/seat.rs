@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 
+use super::brake::Brake;
 use super::patience::Patience;
 use super::policy::{Subject, Terms};
 use super::room::{Level, Party, Room};
@@ -36,6 +37,8 @@ pub(crate) struct Seat {
     pub(super) seen: AtomicU64,
     pub(super) listed: AtomicBool,
     pub(super) patience: Patience,
+    /// What a runaway is held to.
+    pub(super) brake: ArcSwapOption<Brake>,
 }
 
 impl Seat {
@@ -62,6 +65,7 @@ impl Seat {
             seen: AtomicU64::new(0),
             listed: AtomicBool::new(false),
             patience: Patience::default(),
+            brake: ArcSwapOption::empty(),
         }
     }
 

@@ -84,6 +84,11 @@ impl Episode {
         }
     }
 
+    /// Makes it last as long as an episode may.
+    pub(super) fn expire(&mut self) {
+        self.opened = f64::NEG_INFINITY;
+    }
+
     pub(super) fn course(&mut self, now: f64, is_over: bool) -> Course {
         if !is_over {
             self.calm = None;

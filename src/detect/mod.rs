@@ -45,11 +45,13 @@ mod observe;
 mod rate;
 mod service;
 mod shares;
+mod standing;
 mod state;
 
 pub use detector::Detector;
 pub use event::{Deploy, Event, Harm, Kind, People, Signal, Surroundings};
 pub use observe::{CallerId, Load, Observed, RouteDelta, RouteId, Row, Tick};
+pub use standing::Standing;
 
 /// Seconds over which the past is counted.
 const WINDOW: f32 = 10.0;

@@ -168,6 +168,13 @@ impl Feed {
         self.routes.names.get(at).cloned()
     }
 
+    /// The detector's name for an entry.
+    pub(super) fn id(&self, entry: Option<&Arc<Entry>>) -> Option<CallerId> {
+        let slot = entry?.watched.load(Ordering::Relaxed);
+        let generation = self.seen.get(slot as usize)?.generation;
+        Some(CallerId { slot, generation })
+    }
+
     /// The entry of a name, as the detector knows it.
     pub(super) fn entry(&self, name: &str, provenance: Option<Provenance>) -> Option<Arc<Entry>> {
         let entries = self.seen.iter().filter_map(|seen| seen.entry.as_ref());

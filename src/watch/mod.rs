@@ -1,5 +1,6 @@
 //! Detection on the live service: the table feeds the detector at every tick, and what it finds is said.
 
+mod brake;
 mod feed;
 mod open;
 mod settings;
@@ -34,6 +35,8 @@ struct Inner {
     /// Episodes and conditions that have not ended, by the detector's number.
     open: BTreeMap<u64, Open>,
     expected: Vec<Expectation>,
+    /// Whom a clamp has held for as long as it may, and until when it does not again.
+    spared: Vec<(Arc<Entry>, Timestamp)>,
 }
 
 impl Watch {
@@ -62,6 +65,7 @@ impl Watch {
             inner.publish(&self.log, core, found, now);
         }
         inner.look_at_paths(&self.log, core, now);
+        inner.brake(&self.log, core, now);
     }
 
     /// Says that a caller has changed something, or that we have. Deploys are evidence.
@@ -171,6 +175,7 @@ impl Inner {
                 if let Some(mut open) = self.open.remove(&found.id) {
                     open.say(log, found.kind, finding, found.t);
                     open.forget_paths(core);
+                    brake::let_go(&mut open, log, core, now);
                     open.count(core, false);
                 }
             }
@@ -203,7 +208,7 @@ impl Inner {
             ),
             route: found.route.and_then(|route| self.feed.route(route)),
             pattern: known.and_then(|known| known.pattern),
-            expected: self.is_expected(entry, found, now),
+            expected: self.is_expected(core, entry, found, now),
             acknowledged_by: known.and_then(|known| known.acknowledged_by.clone()),
             caller,
             provenance: found.provenance,

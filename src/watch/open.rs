@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Inner;
+use super::brake::Held;
 use crate::clock::Timestamp;
 use crate::detect;
 use crate::events::{Body, Event, EventLog, Finding, Kind, Signal};
@@ -19,6 +20,9 @@ pub(super) struct Open {
     pub(super) said: Arc<Event>,
     /// Who it is.
     pub(super) entry: Option<Arc<Entry>>,
+    /// When it was first said.
+    pub(super) since: f64,
+    pub(super) held: Option<Held>,
 }
 
 /// Load that was announced.
@@ -42,6 +46,8 @@ impl Open {
         Self {
             said: log.say(id, t, kind, Body::Finding(Box::new(finding))),
             entry,
+            since: t,
+            held: None,
         }
     }
 
@@ -119,6 +125,7 @@ impl Inner {
     /// Whether load was announced that explains a finding: more requests, or more of them at once.
     pub(super) fn is_expected(
         &self,
+        core: &Core,
         entry: Option<&Arc<Entry>>,
         found: &detect::Event,
         now: Timestamp,
@@ -127,12 +134,23 @@ impl Inner {
             return false;
         };
         let load = matches!(found.signal, Some(Signal::Rate | Signal::InFlight));
-        let fits = |expected: &Expectation| {
-            expected.caller == entry.name()
-                && now < expected.until
-                && found.factor.is_none_or(|factor| factor <= expected.factor)
+        let explains = |factor: f64, until: Timestamp| {
+            now < until && found.factor.is_none_or(|found| found <= factor)
         };
-        load && self.expected.iter().any(fits)
+        #[cfg(feature = "config")]
+        let written = core
+            .registry
+            .account(entry)
+            .and_then(|account| account.expect);
+        #[cfg(feature = "config")]
+        let written = written.is_some_and(|expect| explains(expect.factor, expect.until));
+        #[cfg(not(feature = "config"))]
+        let (written, _) = (false, core);
+        let mut said = self
+            .expected
+            .iter()
+            .filter(|said| said.caller == entry.name());
+        load && (written || said.any(|said| explains(said.factor, said.until)))
     }
 
     pub(super) fn acknowledge(

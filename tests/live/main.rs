@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clamp;
 mod outages;
 mod said;
 mod world;

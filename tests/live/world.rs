@@ -132,6 +132,9 @@ impl World {
             .body(())
             .unwrap();
         let response = now(self.service.call(request)).unwrap();
+        if response.status() == 429 && load.status != 429 {
+            return;
+        }
         let jitter = 0.5 + self.random.f64();
         let end = self.time + load.latency.mul_f64(jitter);
         self.open.push(Reverse((end, self.next)));

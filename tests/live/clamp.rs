@@ -1,0 +1,176 @@
+//! The clamp on a runaway, with every guard that keeps it from good callers.
+
+use std::time::Duration;
+
+use callerid::events::{Body, Kind};
+use callerid::{Ceiling, Mode, Reason};
+
+use crate::world::{Load, World};
+
+const WARM: Duration = Duration::from_secs(900);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Changes of limits that were said, by our guard.
+fn clamps(world: &World) -> Vec<(String, String)> {
+    let said = world.said(Kind::Policy);
+    let clamps = said.iter().filter_map(|event| match &event.body {
+        Body::Policy {
+            caller,
+            change,
+            author,
+        } if &**author == "callerid" => {
+            Some((caller.as_deref().unwrap().to_owned(), change.to_string()))
+        }
+        _ => None,
+    });
+    clamps.collect()
+}
+
+/// A service whose ceiling is near when a runaway holds twenty requests and more.
+fn world(mode: Mode) -> World {
+    World::new(|builder| builder.ceiling(Ceiling::new(30)).clamp_runaways(1.5, mode))
+}
+
+/// Checkout, so slow and so often that the ceiling is near.
+fn flood() -> Load {
+    Load {
+        latency: Duration::from_millis(300),
+        ..Load::new("checkout", 100.0)
+    }
+}
+
+fn refused(world: &World, name: &str, reason: Reason) -> u64 {
+    world.table.caller(name).counts.refused[reason]
+}
+
+#[test]
+fn a_runaway_that_hurts_is_held_by_what_it_offers_and_let_go_when_it_stops() {
+    let mut world = world(Mode::Enforce);
+    world.run(WARM);
+    world.loads.push(flood());
+    world.run(seconds(10));
+    assert_eq!(clamps(&world).len(), 1, "{:?}", clamps(&world));
+    let (caller, change) = clamps(&world).remove(0);
+    assert_eq!(caller, "checkout");
+    // 8/s before, times 1.5.
+    let held = (11..=14).any(|rate| change.starts_with(&format!("runaway clamped to {rate}/s")));
+    assert!(held, "{change}");
+    // What is let in is calm again, what is offered is not: the clamp stays.
+    world.run(seconds(120));
+    assert_eq!(clamps(&world).len(), 1);
+    let held_back = refused(&world, "checkout", Reason::Runaway);
+    assert!(held_back > 10_000, "{held_back}");
+    world.loads.pop();
+    world.run(seconds(60));
+    assert_eq!(clamps(&world).len(), 2);
+    assert_eq!(clamps(&world)[1].1, "runaway clamp ended");
+    let before = refused(&world, "checkout", Reason::Runaway);
+    world.run(seconds(60));
+    assert_eq!(refused(&world, "checkout", Reason::Runaway), before);
+    for load in crate::world::calm().iter().skip(1) {
+        let counts = world.table.caller(&load.caller).counts;
+        assert_eq!(counts.refused.total(), 0, "{}", load.caller);
+    }
+}
+
+#[test]
+fn lasting_growth_is_held_for_fifteen_minutes_and_never_again() {
+    let mut world = world(Mode::Enforce);
+    world.run(WARM);
+    world.loads.push(flood());
+    world.run(seconds(14 * 60));
+    assert_eq!(clamps(&world).len(), 1);
+    world.run(seconds(90));
+    assert_eq!(clamps(&world).len(), 2, "{:?}", clamps(&world));
+    let before = refused(&world, "checkout", Reason::Runaway);
+    world.run(seconds(40 * 60));
+    assert_eq!(
+        clamps(&world).len(),
+        2,
+        "only a person holds it again: {:?}",
+        clamps(&world)
+    );
+    assert_eq!(refused(&world, "checkout", Reason::Runaway), before);
+}
+
+#[test]
+fn in_shadow_it_is_counted_and_nobody_is_refused() {
+    let mut world = world(Mode::Shadow);
+    world.run(WARM);
+    world.loads.push(flood());
+    world.run(seconds(20));
+    assert!(
+        clamps(&world)[0].1.ends_with(" in shadow"),
+        "{:?}",
+        clamps(&world)
+    );
+    let counts = world.table.caller("checkout").counts;
+    assert_eq!(counts.refused[Reason::Runaway], 0);
+    assert!(counts.would_refuse[Reason::Runaway] > 500, "{counts:?}");
+}
+
+#[test]
+fn nobody_is_held_while_nobody_suffers() {
+    let mut world = World::new(|builder| {
+        builder
+            .ceiling(Ceiling::new(1_000))
+            .clamp_runaways(1.5, Mode::Enforce)
+    });
+    world.run(WARM);
+    world.loads.push(Load::new("checkout", 100.0));
+    world.run(seconds(30));
+    world.first(Kind::RunawayStarted);
+    assert_eq!(clamps(&world), []);
+}
+
+#[test]
+fn nobody_is_held_in_the_first_ten_minutes_nor_when_it_was_announced() {
+    let mut young = world(Mode::Enforce);
+    young.run(seconds(480));
+    young.loads.push(flood());
+    young.run(seconds(60));
+    assert_eq!(clamps(&young), []);
+    let mut announced = world(Mode::Enforce);
+    announced.run(WARM);
+    announced
+        .table
+        .callers
+        .expect("checkout", 50.0, seconds(600));
+    announced.loads.push(flood());
+    announced.run(seconds(30));
+    announced.first(Kind::RunawayStarted);
+    assert_eq!(clamps(&announced), []);
+}
+
+#[test]
+fn a_crowd_a_failing_service_and_those_without_a_name_are_never_held() {
+    let mut crowd = world(Mode::Enforce);
+    crowd.run(WARM);
+    for load in &mut crowd.loads {
+        load.rate *= 6.0;
+        load.latency = Duration::from_millis(120);
+    }
+    crowd.run(seconds(60));
+    assert_eq!(clamps(&crowd), []);
+    let mut failing = world(Mode::Enforce);
+    failing.run(WARM);
+    for load in &mut failing.loads {
+        load.status = 503;
+    }
+    failing.run(seconds(10));
+    // Callers try again.
+    failing.loads.iter_mut().for_each(|load| load.rate *= 4.0);
+    failing.run(seconds(60));
+    assert_eq!(clamps(&failing), []);
+    let mut unknown = world(Mode::Enforce);
+    unknown.run(WARM);
+    unknown.loads.push(Load {
+        caller: String::new(),
+        ..flood()
+    });
+    unknown.run(seconds(30));
+    assert_eq!(clamps(&unknown), []);
+}
