@@ -16,7 +16,7 @@ use std::time::Duration;
 use callerid::Callers;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::support::contenders::{Contender, Kind, nothing, on_axum, on_tower};
+use crate::support::contenders::{Contender, Kind, nothing, on_axum, on_tower, refusing};
 use crate::support::figures::{median, quick, spread, verdict};
 use crate::support::proc::{calm, now, since, thread_time};
 use crate::support::{Requests, builder, builder_with_route, install_recorder, roomy};
@@ -46,10 +46,16 @@ fn main() {
     for callers in [1, 100] {
         scaling.insert(callers, two_threads(callers, rounds / 3, &exporter));
     }
+    let refused = [false, true].map(|axum| refusals(axum, rounds));
     println!(
         "\ngoals: callerid over bare, as a share of what tower_governor + axum-prometheus take over bare"
     );
-    let share = |callers, axum| over.get(&(callers, axum)).copied().unwrap_or(f64::NAN);
+    let shares = |callers, axum| {
+        over.get(&(callers, axum))
+            .copied()
+            .unwrap_or((f64::NAN, f64::NAN))
+    };
+    let share = |callers, axum| shares(callers, axum).0;
     verdict(
         "one caller, on tower",
         share(1, false),
@@ -74,11 +80,32 @@ fn main() {
         "",
         false,
     );
+    for (axum, what) in [
+        (false, "with quota, in-flight and ceiling, on tower"),
+        (true, "the same in an axum router"),
+    ] {
+        verdict(what, shares(1, axum).1, 1.0 / 7.0, 1.0 / 4.0, "", false);
+    }
+    println!("goal: a refusal over bare, as a share of tower_governor's");
+    for (share, what) in refused.into_iter().zip(["on tower", "in an axum router"]) {
+        verdict(what, share, 1.0 / 15.0, 1.0 / 10.0, "", false);
+    }
     println!("goal: throughput on two threads over one");
-    let (bare, ours) = scaling.get(&1).copied().unwrap_or((f64::NAN, f64::NAN));
+    let (bare, ours, limited) = scaling
+        .get(&1)
+        .copied()
+        .unwrap_or((f64::NAN, f64::NAN, f64::NAN));
     verdict(
         "one hot caller (bare: 1.7 to 1.8)",
         ours,
+        1.6,
+        1.3,
+        "x",
+        true,
+    );
+    verdict(
+        "the same with quota, in-flight and ceiling",
+        limited,
         1.6,
         1.3,
         "x",
@@ -112,8 +139,45 @@ fn contender(kind: Kind, axum: bool, callers: &Callers) -> Box<dyn Contender> {
     }
 }
 
-/// Prints one table; returns callerid's share of what the stack costs.
-fn one_thread(clients: usize, axum: bool, rounds: usize, exporter: &PrometheusHandle) -> f64 {
+/// What a refusal takes over the bare service, callerid's as a share of tower_governor's.
+fn refusals(axum: bool, rounds: usize) -> f64 {
+    let mut requests = Requests::of("client", 1);
+    let callers = table(1, axum);
+    let [ours, governor] = refusing(axum);
+    let mut contenders = [contender(Kind::Bare, axum, &callers), ours, governor];
+    for contender in &mut contenders {
+        contender.serve(&mut requests, 5_000);
+    }
+    let mut times = [const { Vec::new() }; 3];
+    for round in 0..rounds {
+        for turn in 0..contenders.len() {
+            let at = (turn + round) % contenders.len();
+            let begun = thread_time();
+            contenders[at].serve(&mut requests, ROUND);
+            times[at].push((thread_time() - begun).as_secs_f64() * 1e9 / ROUND as f64);
+        }
+    }
+    let [bare, ours, governor] = times.map(|mut times| median(&mut times));
+    let place = if axum {
+        "in an axum router"
+    } else {
+        "on a bare tower stack"
+    };
+    println!(
+        "\na refusal, {place}, beside a request that bare serves: callerid {:+.0} ns, tower_governor {:+.0} ns",
+        ours - bare,
+        governor - bare
+    );
+    (ours - bare) / (governor - bare)
+}
+
+/// Prints one table; returns callerid's share of what the stack costs, observing and with limits.
+fn one_thread(
+    clients: usize,
+    axum: bool,
+    rounds: usize,
+    exporter: &PrometheusHandle,
+) -> (f64, f64) {
     let callers = table(clients, axum);
     let mut requests = Requests::of("client", clients);
     let mut contenders: Vec<_> = Kind::ALL.map(|kind| contender(kind, axum, &callers)).into();
@@ -165,7 +229,10 @@ fn one_thread(clients: usize, axum: bool, rounds: usize, exporter: &PrometheusHa
             }
         );
     }
-    over(Kind::Callerid) / over(Kind::Stack)
+    (
+        over(Kind::Callerid) / over(Kind::Stack),
+        over(Kind::Limited) / over(Kind::Stack),
+    )
 }
 
 /// One of two threads that serve when they are told.
@@ -199,8 +266,8 @@ impl Worker {
     }
 }
 
-/// Throughput of two threads over that of one; returns bare's and callerid's.
-fn two_threads(clients: usize, rounds: usize, exporter: &PrometheusHandle) -> (f64, f64) {
+/// Throughput of two threads over that of one; returns bare's and callerid's, observing and with limits.
+fn two_threads(clients: usize, rounds: usize, exporter: &PrometheusHandle) -> (f64, f64, f64) {
     const COUNT: usize = 4 * ROUND;
     let callers = table(clients, false);
     let requests = Requests::of("client", clients);
@@ -257,5 +324,9 @@ fn two_threads(clients: usize, rounds: usize, exporter: &PrometheusHandle) -> (f
         );
         result.push(ratio);
     }
-    (result[Kind::Bare as usize], result[Kind::Callerid as usize])
+    (
+        result[Kind::Bare as usize],
+        result[Kind::Callerid as usize],
+        result[Kind::Limited as usize],
+    )
 }

@@ -5,20 +5,21 @@ use std::hint::black_box;
 use axum::Router;
 use axum::body::Body;
 use axum_prometheus::BaseMetricLayer;
-use callerid::Callers;
+use callerid::{Callers, Quota};
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_governor::GovernorLayer;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_http::trace::TraceLayer;
 
-use super::{Answer, ByClient, Requests, router, serve};
+use super::{Answer, ByClient, Requests, builder, builder_with_route, roomy, router, serve};
 
 /// What is measured, in the order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Bare,
     Callerid,
+    Limited,
     Trace,
     Prometheus,
     Governor,
@@ -26,9 +27,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bare,
         Self::Callerid,
+        Self::Limited,
         Self::Trace,
         Self::Prometheus,
         Self::Governor,
@@ -39,6 +41,7 @@ impl Kind {
         match self {
             Self::Bare => "bare service",
             Self::Callerid => "callerid, observed",
+            Self::Limited => "callerid, with limits",
             Self::Trace => "tower-http TraceLayer",
             Self::Prometheus => "axum-prometheus 0.10",
             Self::Governor => "tower_governor 0.8",
@@ -104,15 +107,52 @@ where
 /// tower_governor by the same header, with a quota that nobody exhausts.
 macro_rules! governor {
     () => {
+        governor!(per_nanosecond(1), 1_000_000_000)
+    };
+    ($per:ident($period:literal), $burst:literal) => {
         GovernorLayer::new(
             GovernorConfigBuilder::default()
-                .per_nanosecond(1)
-                .burst_size(1_000_000_000)
+                .$per($period)
+                .burst_size($burst)
                 .key_extractor(ByClient)
                 .finish()
                 .expect("a period and a burst"),
         )
     };
+}
+
+/// callerid with a quota, a limit in flight and a ceiling, none of which anybody meets.
+fn limited(builder: callerid::Builder) -> Callers {
+    roomy(builder, 10_000)
+        .quota(Quota::per_second(1_000_000_000))
+        .max_in_flight(1_000)
+        .ceiling(1_000)
+        .build()
+        .expect("valid settings")
+}
+
+/// A service that has refused and goes on to: callerid's refusals, and tower_governor's.
+///
+/// # Panics
+///
+/// Never: the settings are valid.
+pub fn refusing(axum: bool) -> [Box<dyn Contender>; 2] {
+    let builder = if axum {
+        builder()
+    } else {
+        builder_with_route()
+    };
+    let callers = builder.quota(Quota::per_hour(1)).build();
+    let callers = callers.expect("valid settings").layer();
+    let governor = governor!(per_second(3_600), 1);
+    if axum {
+        [
+            hold(router().layer(callers)),
+            hold(router().layer(governor)),
+        ]
+    } else {
+        [hold(callers.layer(Answer)), hold(governor.layer(Answer))]
+    }
 }
 
 /// The contender over a service that answers at once.
@@ -124,6 +164,7 @@ pub fn on_tower(kind: Kind, callers: &Callers) -> Box<dyn Contender> {
     match kind {
         Kind::Bare => hold(Answer),
         Kind::Callerid => hold(callers.layer().layer(Answer)),
+        Kind::Limited => hold(limited(builder_with_route()).layer().layer(Answer)),
         Kind::Trace => hold(TraceLayer::new_for_http().layer(Answer)),
         Kind::Prometheus => hold(BaseMetricLayer::new().layer(Answer)),
         Kind::Governor => hold(governor!().layer(Answer)),
@@ -140,6 +181,7 @@ pub fn routed(kind: Kind, callers: &Callers) -> Router {
     match kind {
         Kind::Bare => router(),
         Kind::Callerid => router().layer(callers.layer()),
+        Kind::Limited => router().layer(limited(builder()).layer()),
         Kind::Trace => router().layer(TraceLayer::new_for_http()),
         Kind::Prometheus => router().layer(BaseMetricLayer::new()),
         Kind::Governor => router().layer(governor!()),

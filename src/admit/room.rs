@@ -298,23 +298,20 @@ impl Room {
     fn compute(&self, active: &mut Active, max: f64, levels: &Levels, now: Timestamp) {
         // By what callers have at this moment, one that has a request now and then would count as one that always
         // has one, and many of them would leave no share to speak of.
-        if !self.divide(active, (max, max), levels, |seat| seat.demand(now)) {
+        if !self.divide(active, max, false, levels, |seat| seat.demand(now)) {
             // Less was asked for on average than is taken now: somebody has just begun, or all have some more than
             // usual. Whoever has most gets no more.
-            let occupied = |seat: &Arc<Seat>| f64::from(seat.occupied.load(Ordering::SeqCst));
-            let taken = active.seats.iter().map(occupied).sum();
-            self.divide(active, (taken, max), levels, |seat| {
-                seat.demand_at_once(now)
-            });
+            self.divide(active, max, true, levels, |seat| seat.demand_at_once(now));
         }
     }
 
-    /// Sets the levels at which `capacity` is used up, no group having more than `max`; says whether more is asked
-    /// for than there is.
+    /// Sets the levels at which `max` is used up, or with `as_is` those at which everyone has what they have; says
+    /// whether more is asked for than there is.
     fn divide(
         &self,
         active: &mut Active,
-        (capacity, max): (f64, f64),
+        max: f64,
+        as_is: bool,
         levels: &Levels,
         demand: impl Fn(&Seat) -> Demand,
     ) -> bool {
@@ -342,7 +339,14 @@ impl Room {
                 weight: 1.0,
             });
         }
-        let level = water_level(capacity, parties);
+        let most = parties.iter().map(|party| party.wants / party.weight);
+        let most = most.fold(0.0, f64::max);
+        // Not from a sum: what leaves meanwhile would make it look as if there were enough for all.
+        let level = if as_is && most.is_finite() {
+            most
+        } else {
+            water_level(max, parties)
+        };
         levels.level.set(level);
         let mut crowded_out = false;
         for ((group, held), names) in levels.groups.iter().zip(&self.groups).zip(members) {

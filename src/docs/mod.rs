@@ -3,5 +3,11 @@
 #[doc = include_str!("limits.md")]
 pub mod limits {}
 
+#[doc = include_str!("protection.md")]
+pub mod protection {}
+
+#[doc = include_str!("balancers.md")]
+pub mod balancers {}
+
 #[doc = include_str!("deployment.md")]
 pub mod deployment {}
