@@ -252,6 +252,25 @@ fn trap_5_eviction_is_not_amnesty() {
 }
 
 #[test]
+fn trap_5_a_caller_without_a_row_is_not_forgotten_for_idleness_while_it_owes() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_hour(60).burst(5))
+            .max_exported(37)
+            .idle_after(std::time::Duration::from_secs(1))
+    });
+    for name in 0..50 {
+        rig.get(&format!("first{name}")); // they take the rows
+    }
+    assert_eq!(rig.burst("spent", 20), 5);
+    assert!(!rig.caller("spent").exported);
+    for _ in 0..20 {
+        rig.wait(1_000);
+    }
+    assert_eq!(rig.burst("spent", 20), 0);
+}
+
+#[test]
 fn trap_5_callers_without_room_share_one_bucket() {
     let rig = Rig::new(|builder| {
         builder
