@@ -8,9 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, Response};
 
+#[cfg(feature = "redis")]
+use crate::admit::fleet::{Fleet, Pool};
 use crate::admit::policy::CallerPolicy;
 use crate::admit::{
-    Admission, Ceiling, Mode, OnRunaway, Policies, Policy, Quota, RateLimitHeaders, Refusal, Style,
+    Admission, Ceiling, Mode, OnRunaway, Policies, Policy, Quota, RateLimitHeaders, Refusal, Scope,
+    Style,
 };
 use crate::caller::Provenance;
 use crate::callers::Callers;
@@ -47,7 +50,7 @@ pub struct Builder {
     exported: Option<usize>,
     idle: Duration,
     inferred: InferredLabel,
-    inferred_key: Vec<u8>,
+    inferred_key: Option<Vec<u8>>,
     clock: Option<Arc<dyn Clock>>,
     manual_tick: bool,
     policies: Policies,
@@ -55,6 +58,8 @@ pub struct Builder {
     style: Style,
     cost: Option<Box<CostFn>>,
     pub(crate) watch: watch::Settings,
+    #[cfg(feature = "redis")]
+    pub(crate) fleet: Option<Fleet>,
     #[cfg(feature = "config")]
     pub(crate) config: Option<crate::config::Loaded>,
     #[cfg(feature = "dashboard")]
@@ -76,7 +81,7 @@ impl Builder {
             exported: None,
             idle: IDLE,
             inferred: InferredLabel::default(),
-            inferred_key: fastrand::u128(..).to_le_bytes().to_vec(),
+            inferred_key: None,
             clock: None,
             manual_tick: false,
             policies: Policies::default(),
@@ -84,6 +89,8 @@ impl Builder {
             style: Style::default(),
             cost: None,
             watch: watch::Settings::default(),
+            #[cfg(feature = "redis")]
+            fleet: None,
             #[cfg(feature = "config")]
             config: None,
             #[cfg(feature = "dashboard")]
@@ -159,6 +166,20 @@ impl Builder {
     /// [`Mode::Enforce`]: what is written down is meant. Nothing is refused where nothing is written down.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);
+        self
+    }
+
+    /// The scope of quotas that do not say their own ([`Policy::scope`]); default [`Scope::Instance`].
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.policies.scope = scope;
+        self
+    }
+
+    /// The fleet that this replica is one of, for quotas of the scope `Scope::Fleet`. Starts a thread named
+    /// `callerid-fleet`, also under [`Builder::manual_tick`]. Waits up to half a second for the Redis.
+    #[cfg(feature = "redis")]
+    pub fn fleet(mut self, fleet: Fleet) -> Self {
+        self.fleet = Some(fleet);
         self
     }
 
@@ -241,8 +262,9 @@ impl Builder {
 
     /// The key of the hash that stands for an inferred name. Random by default, so that the labels of two
     /// replicas, and of one before and after a restart, differ; give all replicas the same secret to compare them.
+    /// It also keeps names from being guessed from the keys of a fleet.
     pub fn inferred_key(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.inferred_key = key.into();
+        self.inferred_key = Some(key.into());
         self
     }
 
@@ -338,9 +360,14 @@ impl Builder {
         };
         let now = ticker.now();
         problems.extend(self.policies.problems(now));
+        #[cfg(feature = "redis")]
+        problems.extend(self.policies.problems_of_fleet(self.fleet.as_ref()));
         let (Some(roster), Some(exempt), true) = (roster, exempt, problems.is_empty()) else {
             return Err(BuildError { problems });
         };
+        #[cfg(feature = "redis")]
+        let fleet = Pool::of(self.fleet.as_ref(), self.inferred_key.as_deref(), &ticker)
+            .map_err(|problems| BuildError { problems })?;
         let limits = Limits {
             tracked: self.tracked,
             exported,
@@ -348,7 +375,7 @@ impl Builder {
             pairs: self.series.max(exported * SERIES / EXPORTED) * PAIRS / SERIES,
             idle: self.idle,
             inferred: self.inferred,
-            inferred_key: self.inferred_key,
+            inferred_key: self.inferred_key.unwrap_or_else(random_key),
         };
         let roster = Arc::new(roster);
         let registry = Registry::new(Arc::clone(&roster), limits, ticker.clone());
@@ -358,6 +385,8 @@ impl Builder {
         let route_series = series.saturating_sub(registry.limits().exported * Fault::ALL.len());
         let mode = self.mode.unwrap_or_default();
         let admission = Admission::new(self.policies, mode, self.style, now);
+        #[cfg(feature = "redis")]
+        let admission = admission.with_fleet(fleet);
         let mut core = Core::new(registry, ticker, self.sources.into(), standing, admission);
         core.cost = self.cost;
         core.version_header = version_header.ok().flatten();
@@ -410,6 +439,10 @@ impl Builder {
             if let Some(exempt) = &contents.exempt {
                 self.exempt.clone_from(exempt);
             }
+            #[cfg(feature = "redis")]
+            if let Some(fleet) = &contents.fleet {
+                self.fleet = Some(fleet.clone().over(self.fleet.as_ref()));
+            }
         }
         crate::config::Config::new(base, loaded.as_ref())
     }
@@ -461,3 +494,7 @@ impl fmt::Display for BuildError {
 }
 
 impl std::error::Error for BuildError {}
+
+fn random_key() -> Vec<u8> {
+    fastrand::u128(..).to_le_bytes().to_vec()
+}

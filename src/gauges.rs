@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use metrics::Label;
 
-use crate::admit::Mode;
+#[cfg(feature = "redis")]
+use crate::admit::fleet::Trouble;
+use crate::admit::{Mode, Scope};
 use crate::caller::{EXEMPT, OTHER, Provenance};
 use crate::pipeline::Core;
+#[cfg(feature = "redis")]
+use crate::record::handles::CounterHandle;
 use crate::record::handles::{Flush, GaugeHandle};
 use crate::record::names;
 use crate::roster::{Account, Key, Roster};
@@ -18,13 +22,17 @@ use crate::upkeep::Upkeep;
 pub(crate) struct Gauges {
     modes: Vec<(Mode, GaugeHandle)>,
     /// By the label of the caller's row.
-    quotas: HashMap<Box<str>, GaugeHandle>,
+    quotas: HashMap<(Box<str>, Scope), GaugeHandle>,
     /// The roster that [`Gauges::info`] tells of.
     told: Option<Arc<Roster>>,
     /// By their labels.
     info: HashMap<[String; 5], GaugeHandle>,
     /// By caller and id.
     keys: HashMap<(String, String), GaugeHandle>,
+    #[cfg(feature = "redis")]
+    degraded: GaugeHandle,
+    #[cfg(feature = "redis")]
+    troubles: Vec<CounterHandle>,
     #[cfg(feature = "config")]
     config: Option<(String, GaugeHandle)>,
     #[cfg(feature = "config")]
@@ -37,12 +45,21 @@ impl Gauges {
             let label = Label::from_static_parts("mode", mode.as_str());
             (mode, GaugeHandle::new(names::MODE, vec![label]))
         };
+        #[cfg(feature = "redis")]
+        let troubles = |trouble: Trouble| {
+            let label = Label::from_static_parts("kind", trouble.as_str());
+            CounterHandle::new(names::LIMITER_ERRORS, vec![label])
+        };
         Self {
             modes: Mode::ALL.into_iter().map(mode).collect(),
             quotas: HashMap::new(),
             told: None,
             info: HashMap::new(),
             keys: HashMap::new(),
+            #[cfg(feature = "redis")]
+            degraded: GaugeHandle::new(names::LIMITER_DEGRADED, Vec::new()),
+            #[cfg(feature = "redis")]
+            troubles: Trouble::ALL.into_iter().map(troubles).collect(),
             #[cfg(feature = "config")]
             config: None,
             #[cfg(feature = "config")]
@@ -61,6 +78,14 @@ impl Gauges {
         let roster = upkeep.core.registry.roster();
         self.flush_info(&roster, flush);
         self.flush_keys(&roster, flush);
+        #[cfg(feature = "redis")]
+        if let Some(fleet) = upkeep.core.admission.fleet() {
+            let degraded = if fleet.is_degraded() { 1.0 } else { 0.0 };
+            self.degraded.set(degraded, flush);
+            for (counter, (_, total)) in self.troubles.iter_mut().zip(fleet.troubles()) {
+                counter.bring_to(total, flush);
+            }
+        }
         #[cfg(feature = "config")]
         self.flush_config(&upkeep.config, flush);
     }
@@ -79,19 +104,20 @@ impl Gauges {
             }
             let quota = core.admission.quota_of(&entry.subject());
             if let (Some(row), Some(quota)) = (entry.row(), quota) {
-                in_force.insert(row.label.clone(), quota.rate());
+                let scope = core.admission.scope_of(&entry.subject());
+                in_force.insert((row.label.clone(), scope), quota.rate());
             }
         }
-        for label in in_force.keys() {
+        for key in in_force.keys() {
             let gauge = || {
-                let caller = Label::new("caller", label.to_string());
-                let scope = Label::from_static_parts("scope", "instance");
+                let caller = Label::new("caller", key.0.to_string());
+                let scope = Label::from_static_parts("scope", key.1.as_str());
                 GaugeHandle::new(names::QUOTA_LIMIT, vec![caller, scope])
             };
-            self.quotas.entry(label.clone()).or_insert_with(gauge);
+            self.quotas.entry(key.clone()).or_insert_with(gauge);
         }
-        self.quotas.retain(|label, gauge| {
-            let rate = in_force.get(label).copied();
+        self.quotas.retain(|key, gauge| {
+            let rate = in_force.get(key).copied();
             gauge.set(rate.unwrap_or(0.0), flush);
             rate.is_some()
         });

@@ -53,12 +53,13 @@
 //!
 //! # Limits
 //!
-//! Between the caller table and the inner service stands admission: a block, the caller's quota ([`Quota`]), what it
-//! has in flight, the total of its provenance, and the service's [`Ceiling`], in this order. A [`Policy`] is found
-//! field by field: by caller, tier, provenance, default. Requests without identity are refused only by a policy
-//! for [`Provenance::Unknown`]. What is refused is answered with 429, or status 8 over gRPC, without reading the body
-//! ([`Refusal`]), and counted apart ([`Reason`]): never as an error of its caller. A request that a later limit
-//! refuses has spent its quota. [`Callers::set_mode`] is the switch; [`Callers::clamp`] is for an incident.
+//! Between the caller table and the inner service stands admission: a block, the caller's quota ([`Quota`]), what
+//! it has in flight, the total of its provenance, the quota that a fleet shares, and the service's [`Ceiling`], in
+//! this order. A [`Policy`] is found field by field: by caller, tier, provenance, default. Requests without
+//! identity are refused only by a policy for [`Provenance::Unknown`]. What is refused is answered with 429, or
+//! status 8 over gRPC, without reading the body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of
+//! its caller. A request that a later limit refuses has spent its quota. [`Callers::set_mode`] is the switch;
+//! [`Callers::clamp`] is for an incident.
 //!
 //! # Metrics
 //!
@@ -78,6 +79,8 @@
 //! | `callerid_runaway` | gauge | `caller`, `signal` |
 //! | `callerid_runaways_total` | counter | `caller`, `signal` |
 //! | `callerid_mode` | gauge | `mode` |
+//! | `callerid_limiter_degraded` | gauge | |
+//! | `callerid_limiter_backend_errors_total` | counter | `kind` |
 //! | `callerid_config_info` | gauge | `hash` |
 //! | `callerid_config_last_reload_successful` | gauge | |
 //! | `callerid_caller_info` | gauge | `caller`, `owner`, `contact`, `tier`, `provenance` |
@@ -111,9 +114,10 @@
 //!   `ConnectInfo`.
 //! * `config`: policies and the roster in `callerid.toml` ([`Builder::config`], [`Callers::reload`]).
 //! * `dashboard`: the page, as a tower service that you mount ([`Callers::dashboard`]).
+//! * `redis`: quotas that all replicas share ([`Fleet`], [`docs::fleet`]).
 //! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
 //! * `test-util`: [`clock::ManualClock`], time that a test sets.
-//! * `full`: `axum`, `config`, `dashboard` and `serde`.
+//! * `full`: `axum`, `config`, `dashboard`, `redis` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admit;
@@ -155,7 +159,11 @@ mod span;
 mod upkeep;
 mod watch;
 
-pub use admit::{Ceiling, Mode, ModeError, Policy, Quota, QuotaError, RateLimitHeaders, Refusal};
+#[cfg(feature = "redis")]
+pub use admit::fleet::{Fleet, FleetMode, OnFailure};
+pub use admit::{
+    Ceiling, Mode, ModeError, Policy, Quota, QuotaError, RateLimitHeaders, Refusal, Scope,
+};
 pub use builder::{BuildError, Builder};
 #[doc(inline)]
 pub use caller::{Caller, Provenance, Source};

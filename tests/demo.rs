@@ -36,8 +36,8 @@ fn a_bad_argument_ends_it_before_it_listens() {
     for (args, said) in [
         (&["--bogus"][..], "unknown argument \"--bogus\""),
         (&["stray"], "unknown argument \"stray\""),
-        (&["--config", "callerid.toml"], "needs a later version"),
-        (&["--redis=redis://127.0.0.1"], "needs a later version"),
+        (&["--config"], "--config needs a value"),
+        (&["--redis"], "--redis needs a value"),
         (&["--listen"], "is not an address"),
         (&["--listen", "nowhere"], "is not an address"),
         (&["--claimed=yes"], "takes no value"),
@@ -48,6 +48,35 @@ fn a_bad_argument_ends_it_before_it_listens() {
         assert!(stderr.contains(said), "{args:?}: {stderr}");
         assert!(ended.stdout.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn a_configuration_error_ends_it_before_it_listens_and_shows_no_secret() {
+    let file = std::env::temp_dir().join(format!("callerid-demo-{}.toml", std::process::id()));
+    let text = "[default]\nquota = \"10/fortnight\"\n[fleet]\nredis = \"redis://u:hunter2@h\"\n";
+    std::fs::write(&file, text).unwrap();
+    let file_flag = format!("--config={}", file.display());
+    for (args, said) in [
+        (
+            &[&*file_flag][..],
+            "default.quota: \"10/fortnight\" is not a rate",
+        ),
+        (&[&file_flag], "fleet.redis: holds a password"),
+        (&["--config", "/no/such/file.toml"], "/no/such/file.toml"),
+        (&["--redis", "hunter2"], "fleet.redis: is not an address"),
+    ] {
+        let ended = output(
+            demo()
+                .args(["--no-traffic", "--listen", "127.0.0.1:0"])
+                .args(args),
+        );
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.contains(said), "{args:?}: {stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
+        assert!(ended.stdout.is_empty(), "{args:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]

@@ -3,24 +3,29 @@
 use std::ffi::OsString;
 
 pub(crate) const USAGE: &str = "\
-usage: demo [--listen ADDR] [--no-traffic] [--claimed]
+usage: demo [--listen ADDR] [--no-traffic] [--claimed] [--config FILE] [--redis URL]
 
   --listen ADDR  where to listen; default 127.0.0.1:3000, port 0 picks a free one
   --no-traffic   serve only, without the simulated callers
-  --claimed      the header x-client-id is only a claim, as without a gateway in front";
+  --claimed      the header x-client-id is only a claim, as without a gateway in front
+  --config FILE  policies, as in callerid.toml
+  --redis URL    where replicas share quotas; then every quota is counted over all of them, unless it says otherwise";
 
 /// What to do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(crate) enum Parsed {
     Run(Args),
     Help,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// Not `Debug`: the address of a Redis may hold a password.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) listen: String,
     pub(crate) no_traffic: bool,
     pub(crate) claimed: bool,
+    pub(crate) config: Option<OsString>,
+    pub(crate) redis: Option<String>,
 }
 
 impl Args {
@@ -29,28 +34,32 @@ impl Args {
             listen: "127.0.0.1:3000".to_owned(),
             no_traffic: false,
             claimed: false,
+            config: None,
+            redis: None,
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let arg = text(arg)?;
+            let mut value = |flag: &str, inline: &Option<String>| match inline {
+                Some(value) => Ok(value.clone()),
+                None => args
+                    .next()
+                    .map(text)
+                    .unwrap_or_else(|| Err(format!("{flag} needs a value"))),
+            };
             let (flag, inline) = match arg.split_once('=') {
                 Some((flag, value)) => (flag, Some(value.to_owned())),
                 None => (arg.as_str(), None),
             };
             match (flag, &inline) {
                 ("--listen", _) => {
-                    let value = match inline {
-                        Some(value) => value,
-                        None => text(args.next().unwrap_or_default())?,
-                    };
-                    parsed.listen = address(value)?;
+                    parsed.listen = address(value(flag, &inline).unwrap_or_default())?
                 }
+                ("--config", _) => parsed.config = Some(value(flag, &inline)?.into()),
+                ("--redis", _) => parsed.redis = Some(value(flag, &inline)?),
                 ("--no-traffic", None) => parsed.no_traffic = true,
                 ("--claimed", None) => parsed.claimed = true,
                 ("--help" | "-h", None) => return Ok(Parsed::Help),
-                ("--config" | "--redis", _) => {
-                    return Err(format!("{flag} needs a later version of callerid"));
-                }
                 ("--no-traffic" | "--claimed" | "--help", Some(_)) => {
                     return Err(format!("{flag} takes no value"));
                 }

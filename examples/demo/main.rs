@@ -22,7 +22,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use callerid::dashboard::Access;
-use callerid::{Callers, LATENCY_BUCKETS, identify};
+use callerid::{Callers, Fleet, LATENCY_BUCKETS, Scope, identify};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +64,16 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(args: Args) -> Result<(), Error> {
     let id = identify::header("x-client-id");
-    let callers = Callers::builder()
+    let mut builder = Callers::builder();
+    if let Some(config) = &args.config {
+        builder = builder.config(config)?;
+    }
+    if let Some(redis) = args.redis {
+        builder = builder
+            .fleet(Fleet::new("demo").redis(redis))
+            .scope(Scope::Fleet);
+    }
+    let callers = builder
         .identify(if args.claimed { id } else { id.verified() })
         // Feature `axum` does both by itself; this way the demo runs without naming a feature.
         .route(|head| head.extensions().get().map(MatchedPath::as_str))

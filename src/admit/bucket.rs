@@ -77,6 +77,8 @@ impl StateStore for Store {
 /// The tokens of one caller, or of a group.
 pub(crate) struct Bucket {
     pub(super) quota: Quota,
+    /// It holds one of so many equal parts of the quota.
+    parts: u32,
     arrival: Arc<Arrival>,
     limiter: RateLimiter<NotKeyed, Store, PipelineClock, NoOpMiddleware<Nanos>>,
     /// What an earlier, larger bucket lacks and this one cannot show: it comes to light when the quota grows again.
@@ -100,32 +102,64 @@ impl Lack {
 impl Bucket {
     /// A full bucket. The quota has no [`Quota::problem`].
     pub(super) fn new(quota: Quota) -> Self {
+        Self::share(quota, 1)
+    }
+
+    /// A full bucket of one of so many equal parts of a quota.
+    pub(super) fn share(quota: Quota, parts: u32) -> Self {
         let cells = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-        let period = Duration::from_nanos(quota.period());
+        let parts = parts.max(1);
+        let period = Duration::from_nanos(quota.period().saturating_mul(u64::from(parts)));
         let limit = governor::Quota::with_period(period)
             .unwrap_or(governor::Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(cells(quota.max_burst()));
+            .allow_burst(cells(quota.max_burst() / parts));
         let arrival = Arc::new(Arrival::default());
         NOW.set(0); // times are counted from the Unix epoch, not from the first request
         let limiter = RateLimiter::new(limit, Store(Arc::clone(&arrival)), PipelineClock);
         Self {
             quota,
+            parts,
             arrival,
             limiter,
             deeper: None,
         }
     }
 
+    /// Nanoseconds per token.
+    fn period(&self) -> u64 {
+        self.quota.period().saturating_mul(u64::from(self.parts))
+    }
+
+    /// How many tokens it holds when it is full.
+    fn max_burst(&self) -> u32 {
+        (self.quota.max_burst() / self.parts).max(1)
+    }
+
+    /// Nanoseconds that it takes to fill.
+    fn capacity(&self) -> u64 {
+        self.period().saturating_mul(u64::from(self.max_burst()))
+    }
+
     /// A bucket for a changed quota, with the tokens missing that were missing before: a change never hands out a
     /// full bucket, and neither do two, to and fro.
     pub(super) fn inheriting(quota: Quota, before: &Self, now: Timestamp) -> Self {
-        let mut bucket = Self::new(quota);
+        Self::share_inheriting(quota, 1, before, now)
+    }
+
+    /// The same for a share.
+    pub(super) fn share_inheriting(
+        quota: Quota,
+        parts: u32,
+        before: &Self,
+        now: Timestamp,
+    ) -> Self {
+        let mut bucket = Self::share(quota, parts);
         let lack = before.lack(now);
         let missing = lack.tokens(now);
-        let debt = (missing * quota.period() as f64).min(quota.capacity() as f64);
+        let debt = (missing * bucket.period() as f64).min(bucket.capacity() as f64);
         let arrival = now.as_nanos().saturating_add(debt.ceil() as u64);
         bucket.arrival.0.store(arrival, Ordering::Release);
-        bucket.deeper = (missing > f64::from(quota.max_burst())).then_some(lack);
+        bucket.deeper = (missing > f64::from(bucket.max_burst())).then_some(lack);
         bucket
     }
 
@@ -146,12 +180,12 @@ impl Bucket {
     #[cold]
     pub(super) fn give_back(&self, cost: u32) {
         let tokens = u64::from(self.tokens_of(cost));
-        let nanos = self.quota.period().saturating_mul(tokens);
+        let nanos = self.period().saturating_mul(tokens);
         self.arrival.0.fetch_sub(nanos, Ordering::AcqRel);
     }
 
     fn tokens_of(&self, cost: u32) -> u32 {
-        cost.clamp(1, self.quota.max_burst())
+        cost.clamp(1, self.max_burst())
     }
 
     /// Nanoseconds until the bucket is full.
@@ -164,7 +198,7 @@ impl Bucket {
     fn lack(&self, now: Timestamp) -> Lack {
         let own = Lack {
             until: self.arrival.0.load(Ordering::Acquire),
-            period: self.quota.period(),
+            period: self.period(),
         };
         let deeper = self.deeper.unwrap_or(own);
         if deeper.tokens(now) > own.tokens(now) {
@@ -180,7 +214,27 @@ impl Bucket {
 
     /// Whole tokens that are left.
     pub(super) fn left(&self, now: Timestamp) -> u64 {
-        self.quota.capacity().saturating_sub(self.debt(now)) / self.quota.period()
+        self.capacity().saturating_sub(self.debt(now)) / self.period()
+    }
+
+    /// Takes tokens that were spent elsewhere, as far as there are any.
+    #[cfg(feature = "redis")]
+    pub(super) fn charge(&self, tokens: u64, now: Timestamp) {
+        let now = now.as_nanos();
+        let full = now.saturating_add(self.capacity());
+        let spent = self.period().saturating_mul(tokens);
+        let charged = |arrival: u64| Some(arrival.max(now).saturating_add(spent).min(full));
+        // Never fails: the closure always has an answer.
+        let _ = self
+            .arrival
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, charged);
+    }
+
+    /// Of how many parts it holds one.
+    #[cfg(feature = "redis")]
+    pub(super) fn parts(&self) -> u32 {
+        self.parts
     }
 }
 
@@ -219,6 +273,21 @@ impl Account {
             in_force: Some(bucket),
             resting: None,
         }
+    }
+
+    /// An account whose quota is counted elsewhere for now.
+    #[cfg(feature = "redis")]
+    pub(super) fn resting(bucket: Arc<Bucket>) -> Self {
+        Self {
+            in_force: None,
+            resting: Some(bucket),
+        }
+    }
+
+    /// The bucket, in force or resting.
+    #[cfg(feature = "redis")]
+    pub(super) fn last(&self) -> Option<&Arc<Bucket>> {
+        self.in_force.as_ref().or(self.resting.as_ref())
     }
 
     #[inline]

@@ -63,6 +63,34 @@ impl Policies {
         problems
     }
 
+    /// What is wrong with a fleet, or without one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn problems_of_fleet(&self, fleet: Option<&super::fleet::Fleet>) -> Vec<String> {
+        fleet.map_or_else(|| self.without_fleet(), |fleet| fleet.problems())
+    }
+
+    /// What is wrong where there is no fleet.
+    #[cfg(feature = "redis")]
+    pub(crate) fn without_fleet(&self) -> Vec<String> {
+        use super::policy::Scope;
+        let provenances = Provenance::ALL.iter().zip(&self.provenance);
+        let provenances =
+            provenances.map(|(provenance, policy)| (format!("provenance.{provenance}"), policy));
+        let tables = self.tables_without_total().chain(provenances);
+        let mut paths: Vec<_> = tables
+            .filter(|(_, policy)| policy.scope == Some(Scope::Fleet))
+            .map(|(path, _)| format!("{path}.scope"))
+            .collect();
+        if self.scope == Scope::Fleet {
+            paths.push("scope".to_owned());
+        }
+        let remedy = "\"fleet\" needs [fleet]; add it with a namespace, or use \"instance\"";
+        paths
+            .iter()
+            .map(|path| format!("{path}: {remedy}"))
+            .collect()
+    }
+
     fn tables_without_total(&self) -> impl Iterator<Item = (String, &Policy)> {
         let tiers = self
             .tiers

@@ -2,14 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+#[cfg(feature = "redis")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::Guard;
 use http::StatusCode;
 
+use super::brake::Brake;
 use super::bucket::Bucket;
+#[cfg(feature = "redis")]
+use super::fleet;
 use super::policy::{Mode, Subject, blocked};
+#[cfg(feature = "redis")]
+use super::quota::Quota;
 use super::refusal::Limit;
+#[cfg(feature = "redis")]
+use super::terms::Measure;
 use super::terms::{Found, Total};
 use super::{Admission, Permit, Seat, Terms, lock};
 use crate::clock::Timestamp;
@@ -24,6 +33,169 @@ pub(crate) enum Verdict {
         would_refuse: Option<Reason>,
     },
     Refuse(Denial),
+    /// The fleet is being asked: [`Admission::poll`], then [`Admission::resume`].
+    #[cfg(feature = "redis")]
+    Wait(Waiting),
+}
+
+/// What an admitted request holds, and why it would have been refused.
+type Admitted = (Option<Permit>, Option<Reason>);
+
+/// A request that waits to hear of the quota that all replicas share.
+#[cfg(feature = "redis")]
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    terms: Arc<Terms>,
+    way: Way,
+    asked: fleet::Waiting,
+    quota: Quota,
+}
+
+/// What the fleet has said.
+#[cfg(feature = "redis")]
+#[derive(Debug)]
+pub(crate) struct Heard(Result<(), Duration>);
+
+/// How far a request has come.
+#[derive(Debug)]
+struct Way {
+    switch: Mode,
+    permit: Permit,
+    would_refuse: Option<Reason>,
+    taken: Taken,
+}
+
+/// Whether a request has taken tokens, and whether of a limit that is enforced.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    cost: u32,
+    of_caller: Option<bool>,
+    of_group: Option<bool>,
+    of_brake: Option<bool>,
+}
+
+impl Way {
+    fn enforces(&self, mode: Mode) -> bool {
+        mode.min(self.switch) == Mode::Enforce
+    }
+
+    /// What a limit finds: refused for good where it is enforced, noted where it is in shadow. A limit in shadow is
+    /// not asked about a request that would not have come so far.
+    #[inline]
+    fn meet(
+        &mut self,
+        mode: Mode,
+        check: impl FnOnce(&mut Permit) -> Result<(), Denial>,
+    ) -> Result<(), Denial> {
+        let enforced = self.enforces(mode);
+        if enforced || self.would_refuse.is_none() {
+            match check(&mut self.permit) {
+                Err(denial) if enforced => return Err(denial),
+                Err(denial) => self.would_refuse = Some(denial.reason),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The caller's own limits, and what its provenance shares.
+    fn own_limits(
+        &mut self,
+        terms: &Terms,
+        bucket: Option<&Arc<Bucket>>,
+        ask: &Ask<'_>,
+    ) -> Result<(), Denial> {
+        if !terms.allow {
+            self.meet(terms.mode, |_| block(terms, ask))?;
+        }
+        if (!terms.allow || terms.clamped)
+            && let Some(bucket) = bucket
+        {
+            let mode = if terms.clamped {
+                Mode::Enforce
+            } else {
+                terms.mode
+            };
+            let (cost, enforced) = (self.taken.cost, self.enforces(mode));
+            let mut taken = None;
+            let met = self.meet(mode, |_| {
+                take("quota", bucket, cost, ask.now)?;
+                taken = Some(enforced);
+                Ok(())
+            });
+            self.taken.of_caller = taken;
+            met?;
+        }
+        if terms.allow {
+            return Ok(());
+        }
+        if let Some(max) = terms.max_in_flight {
+            self.meet(terms.mode, |permit| {
+                permit.take_place(max).map_err(|_| Denial::in_flight(max))
+            })?;
+        }
+        if let Some((bucket, mode)) = &terms.total {
+            let (cost, enforced) = (self.taken.cost, self.enforces(*mode));
+            let mut taken = None;
+            let met = self.meet(*mode, |_| {
+                take("group", bucket, cost, ask.now)?;
+                taken = Some(enforced);
+                Ok(())
+            });
+            self.taken.of_group = taken;
+            met?;
+        }
+        Ok(())
+    }
+
+    /// The quota that all replicas share, where it has to be asked.
+    #[cfg(feature = "redis")]
+    fn must_ask<'t>(&self, terms: &Terms, measure: Measure<'t>) -> Option<&'t Arc<fleet::Cell>> {
+        match measure {
+            Measure::Fleet(cell) => {
+                let asked = self.enforces(terms.mode) || self.would_refuse.is_none();
+                (asked && !terms.allow).then_some(cell)
+            }
+            _ => None,
+        }
+    }
+
+    /// What a runaway is held to.
+    fn brake(&mut self, brake: &Brake, now: Timestamp) -> Result<(), Denial> {
+        let (cost, enforced) = (self.taken.cost, self.enforces(brake.mode));
+        let mut taken = None;
+        let met = self.meet(brake.mode, |_| {
+            take("runaway", &brake.bucket, cost, now).map_err(Denial::of_runaway)?;
+            taken = Some(enforced);
+            Ok(())
+        });
+        self.taken.of_brake = taken;
+        met?;
+        match brake.max_in_flight {
+            Some(max) if !self.permit.has_place() => self.meet(brake.mode, |permit| {
+                let place = permit.take_place(max);
+                place.map_err(|_| Denial::in_flight(max).of_runaway())
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refusals consume nothing; in shadow, what would be refused does not either.
+    fn give_back(&self, buckets: [Option<&Bucket>; 3], wanted: impl Fn(bool) -> bool) {
+        let Taken {
+            cost,
+            of_caller,
+            of_group,
+            of_brake,
+        } = self.taken;
+        for (taken, bucket) in [of_caller, of_group, of_brake].into_iter().zip(buckets) {
+            if let (Some(enforced), Some(bucket)) = (taken, bucket)
+                && wanted(enforced)
+            {
+                bucket.give_back(cost);
+            }
+        }
+    }
 }
 
 /// A request that is over a limit.
@@ -52,109 +224,122 @@ pub(crate) struct Ask<'a> {
 impl Admission {
     /// Lets a request in, or says why not. A refusal takes nothing from any limit.
     pub(crate) fn decide(&self, seat: Arc<Seat>, ask: &Ask<'_>) -> Verdict {
-        let brake = seat.brake.load();
         let terms = self.terms(&seat, &ask.subject);
-        let Some(terms) = terms.as_deref() else {
+        let Some(terms) = terms.as_ref() else {
             return Verdict::Admit {
                 permit: None,
                 would_refuse: None,
             };
         };
-        let switch = self.mode();
-        let enforces = |mode: Mode| mode.min(switch) == Mode::Enforce;
-        let own = enforces(terms.mode);
-        let by_quota = own || (terms.clamped && enforces(Mode::Enforce));
         self.room.note_time(ask.now);
-        let mut permit = Permit::new(seat);
-        let mut would_refuse = None;
-        let (bucket, cost) = terms.measure(ask.method, ask.template);
-        let cost = ask.cost.unwrap_or(cost);
-        // What is taken, and whether by a limit that is enforced.
-        let (mut of_caller, mut of_group, mut of_brake) = (None, None, None);
-        let refused = 'way: {
-            // What a limit finds: refused for good where it is enforced, noted where it is in shadow. A limit in
-            // shadow is not asked about a request that would not have come so far.
-            macro_rules! limit {
-                ($enforced:expr, $check:expr) => {
-                    if $enforced || would_refuse.is_none() {
-                        if let Err(denial) = $check {
-                            if $enforced {
-                                break 'way Some(denial);
-                            }
-                            would_refuse = Some(denial.reason);
-                        }
-                    }
-                };
-            }
-            if !terms.allow {
-                limit!(own, block(terms, ask));
-            }
-            if (!terms.allow || terms.clamped)
-                && let Some(bucket) = bucket
-            {
-                limit!(
-                    by_quota,
-                    take("quota", bucket, cost, ask.now)
-                        .map(|()| of_caller = Some((&**bucket, by_quota)))
-                );
-            }
-            if !terms.allow {
-                if let Some(max) = terms.max_in_flight {
-                    limit!(
-                        own,
-                        permit.take_place(max).map_err(|_| Denial::in_flight(max))
-                    );
-                }
-                if let Some((bucket, mode)) = &terms.total {
-                    let enforced = enforces(*mode);
-                    limit!(
-                        enforced,
-                        take("group", bucket, cost, ask.now)
-                            .map(|()| of_group = Some((&**bucket, enforced)))
-                    );
-                }
-            }
-            if let Some(brake) = brake.as_deref().filter(|_| !terms.allow) {
-                let enforced = enforces(brake.mode);
-                limit!(
-                    enforced,
-                    take("runaway", &brake.bucket, cost, ask.now)
-                        .map(|()| of_brake = Some((&brake.bucket, enforced)))
-                        .map_err(Denial::of_runaway)
-                );
-                if let Some(max) = brake.max_in_flight.filter(|_| !permit.has_place()) {
-                    limit!(
-                        enforced,
-                        permit
-                            .take_place(max)
-                            .map_err(|_| Denial::in_flight(max).of_runaway())
-                    );
-                }
-            }
-            if let Some(mode) = terms.ceiling {
-                limit!(
-                    enforces(mode),
-                    self.enter(&mut permit, terms.allow, ask.now)
-                );
-            }
-            None
+        let mut way = Way {
+            switch: self.mode(),
+            permit: Permit::new(seat),
+            would_refuse: None,
+            taken: Taken::default(),
         };
-        // Refusals consume nothing; in shadow, what would be refused does not either.
-        for (bucket, enforced) in [of_caller, of_group, of_brake].into_iter().flatten() {
-            if refused.is_some() || (would_refuse.is_some() && !enforced) {
-                bucket.give_back(cost);
+        let (measure, cost) = terms.measure(ask.method, ask.template);
+        let bucket = measure.bucket();
+        way.taken.cost = ask.cost.unwrap_or(cost);
+        let met = way.own_limits(terms, bucket, ask);
+        #[cfg(feature = "redis")]
+        let met = match (&self.fleet, met, way.must_ask(terms, measure)) {
+            (Some(pool), Ok(()), Some(cell)) => match pool.ask(cell, way.taken.cost, ask.now) {
+                fleet::Asked::Known(known) => way.meet(terms.mode, |_| spent(known, cell.quota)),
+                fleet::Asked::Later(asked) => {
+                    return Verdict::Wait(Waiting {
+                        quota: cell.quota,
+                        terms: Arc::clone(terms),
+                        way,
+                        asked,
+                    });
+                }
+            },
+            (_, met, _) => met,
+        };
+        match self.conclude(way, terms, bucket, met, ask.now) {
+            Ok((permit, would_refuse)) => Verdict::Admit {
+                permit,
+                would_refuse,
+            },
+            Err(denial) => Verdict::Refuse(denial),
+        }
+    }
+
+    /// What a request that waits for the fleet hears.
+    #[cfg(feature = "redis")]
+    pub(crate) fn poll(
+        &self,
+        waiting: &mut Waiting,
+        now: impl FnOnce() -> Timestamp,
+        cx: &mut Context<'_>,
+    ) -> Poll<Heard> {
+        match &self.fleet {
+            Some(pool) => pool.poll(&mut waiting.asked, now, cx).map(Heard),
+            None => Poll::Ready(Heard(Ok(()))),
+        }
+    }
+
+    /// Goes on with a request that has waited.
+    #[cfg(feature = "redis")]
+    pub(crate) fn resume(
+        &self,
+        waiting: Waiting,
+        heard: Heard,
+        now: Timestamp,
+    ) -> Result<Admitted, Denial> {
+        let Waiting {
+            terms,
+            mut way,
+            quota,
+            ..
+        } = waiting;
+        let met = way.meet(terms.mode, |_| spent(heard.0, quota));
+        // What was taken of the caller's was taken from the fleet.
+        self.conclude(way, &terms, None, met, now)
+    }
+
+    /// The limits that everybody shares, and the end of the way.
+    fn conclude(
+        &self,
+        mut way: Way,
+        terms: &Terms,
+        bucket: Option<&Arc<Bucket>>,
+        met: Result<(), Denial>,
+        now: Timestamp,
+    ) -> Result<Admitted, Denial> {
+        let brake = way.permit.seat().brake.load();
+        let brake = brake.as_deref().filter(|_| !terms.allow);
+        let met = met.and_then(|()| {
+            if let Some(brake) = brake {
+                way.brake(brake, now)?;
+            }
+            match terms.ceiling {
+                Some(mode) => way.meet(mode, |permit| self.enter(permit, terms.allow, now)),
+                None => Ok(()),
+            }
+        });
+        let buckets = [
+            bucket.map(|bucket| &**bucket),
+            terms.total.as_ref().map(|(bucket, _)| &**bucket),
+            brake.map(|brake| &brake.bucket),
+        ];
+        if let Err(denial) = met {
+            way.give_back(buckets, |_| true);
+            return Err(denial);
+        }
+        if way.would_refuse.is_some() {
+            way.give_back(buckets, |enforced| !enforced);
+            if !way.enforces(terms.mode) {
+                way.permit.leave_place();
             }
         }
-        if let Some(denial) = refused {
-            return Verdict::Refuse(denial);
-        }
-        if would_refuse.is_some() && !own {
-            permit.leave_place();
-        }
-        Verdict::Admit {
-            permit: permit.holds_any().then_some(permit),
+        let Way {
+            permit,
             would_refuse,
-        }
+            ..
+        } = way;
+        Ok((permit.holds_any().then_some(permit), would_refuse))
     }
 
     fn enter(&self, permit: &mut Permit, always: bool, now: Timestamp) -> Result<(), Denial> {
@@ -220,6 +405,11 @@ impl Admission {
             total: total.and_then(Total::in_force),
             ceiling: book.policies.ceiling.map(|ceiling| ceiling.mode),
             clamp: book.clamps.of(subject.name),
+            #[cfg(feature = "redis")]
+            fleet: self
+                .fleet
+                .as_ref()
+                .map(|pool| (pool, subject, book.policies.scope)),
         };
         // As of the change: a caller that has waited since then has waited under this quota.
         let terms = Terms::new(generation, found, before.as_deref(), book.since);
@@ -258,6 +448,20 @@ fn block(terms: &Terms, ask: &Ask<'_>) -> Result<(), Denial> {
             wait: left,
         }),
     }
+}
+
+#[cfg(feature = "redis")]
+fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Denial> {
+    known.map_err(|wait| Denial {
+        reason: Reason::Fleet,
+        limit: Limit::Quota {
+            name: "fleet",
+            quota,
+        },
+        left: 0,
+        status: StatusCode::TOO_MANY_REQUESTS,
+        wait: Some(wait),
+    })
 }
 
 fn take(name: &'static str, bucket: &Bucket, cost: u32, now: Timestamp) -> Result<(), Denial> {

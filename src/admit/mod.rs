@@ -13,6 +13,8 @@ mod check;
 mod clamp;
 mod decide;
 mod fair;
+#[cfg(feature = "redis")]
+pub(crate) mod fleet;
 mod in_flight;
 mod mode;
 mod patience;
@@ -32,10 +34,12 @@ use arc_swap::ArcSwap;
 pub use self::ceiling::Ceiling;
 use self::clamp::Clamps;
 pub(crate) use self::decide::{Ask, Denial, Verdict};
+#[cfg(feature = "redis")]
+pub(crate) use self::decide::{Heard, Waiting};
 pub(crate) use self::in_flight::Permit;
 pub use self::mode::{Mode, ModeError};
-pub use self::policy::Policy;
 pub(crate) use self::policy::{OnRunaway, Policies};
+pub use self::policy::{Policy, Scope};
 pub(crate) use self::policy::{Subject, Terms};
 pub use self::quota::{Quota, QuotaError};
 pub(crate) use self::refusal::{Form, RefusalFn, Style};
@@ -77,6 +81,8 @@ pub(crate) struct Admission {
     style: Style,
     /// Callers with a brake on.
     brakes: AtomicUsize,
+    #[cfg(feature = "redis")]
+    fleet: Option<fleet::Pool>,
 }
 
 /// Policies of one generation.
@@ -126,9 +132,23 @@ impl Admission {
             others,
             style,
             brakes: AtomicUsize::new(0),
+            #[cfg(feature = "redis")]
+            fleet: None,
         };
         admission.set_policies(policies, now);
         admission
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_fleet(mut self, fleet: Option<fleet::Pool>) -> Self {
+        self.fleet = fleet;
+        self
+    }
+
+    /// This replica's part in the fleet, if there is one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn fleet(&self) -> Option<&fleet::Pool> {
+        self.fleet.as_ref()
     }
 
     /// Puts other policies in force for the next request. Buckets whose quota stays are left as they are.
@@ -250,6 +270,15 @@ impl Admission {
         book.clamps.of(subject.name).or_else(written)
     }
 
+    /// Over what that quota is counted.
+    pub(crate) fn scope_of(&self, subject: &Subject<'_>) -> Scope {
+        let book = self.book.load();
+        match book.clamps.of(subject.name) {
+            Some(_) => Scope::Instance,
+            None => book.policies.scope_of(subject),
+        }
+    }
+
     /// What counts against the ceiling, and the ceiling.
     pub(crate) fn ceiling(&self) -> Option<(u32, Ceiling)> {
         let ceiling = self.policies().ceiling?;
@@ -273,7 +302,7 @@ impl Admission {
         denial: &Denial,
         seat: &Seat,
         caller: Caller,
-        form: &Form<'_>,
+        form: Form,
         now: Timestamp,
     ) -> Refusal {
         let told = denial
@@ -287,9 +316,9 @@ impl Admission {
             limit: denial.limit,
             left: denial.left,
             caller,
-            head: form.method == http::Method::HEAD,
-            http1: form.is_http1(),
-            grpc: form.grpc_type(),
+            head: form.head,
+            http1: form.http1,
+            grpc: form.grpc,
             headers: self.style.headers,
             envoy: self.style.envoy,
         }

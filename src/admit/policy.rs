@@ -37,6 +37,31 @@ pub struct Policy {
     pub(crate) costs: Vec<(String, u32)>,
     pub(crate) routes: Vec<(String, RoutePolicy)>,
     pub(crate) total: Option<Quota>,
+    pub(crate) scope: Option<Scope>,
+}
+
+/// Over what a quota is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Each replica counts for itself.
+    #[default]
+    Instance,
+    /// All replicas of a fleet together.
+    #[cfg(feature = "redis")]
+    Fleet,
+}
+
+impl Scope {
+    /// The value of the metric label `scope`, and the word in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            #[cfg(feature = "redis")]
+            Self::Fleet => "fleet",
+        }
+    }
 }
 
 /// Whether, and until when, a caller is kept out.
@@ -166,6 +191,13 @@ impl Policy {
         self
     }
 
+    /// Over what quotas are counted, those of routes included; the total of a provenance is each replica's own.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
     /// Whether it may refuse anything.
     fn limits(&self) -> bool {
         self.quota.is_some()
@@ -185,6 +217,8 @@ pub(crate) struct Policies {
     pub(crate) callers: HashMap<String, CallerPolicy>,
     pub(crate) ceiling: Option<Ceiling>,
     pub(crate) on_runaway: Option<OnRunaway>,
+    /// Of quotas that no table says it of.
+    pub(crate) scope: Scope,
 }
 
 /// What is done about a caller in a runaway.
@@ -214,6 +248,10 @@ impl Policies {
     }
 
     /// The quota of a caller, where no clamp says another.
+    pub(super) fn scope_of(&self, subject: &Subject<'_>) -> Scope {
+        scope_of(&self.tables(subject), self.scope)
+    }
+
     pub(super) fn quota_of(&self, subject: &Subject<'_>) -> Option<Quota> {
         let tables = self.tables(subject);
         quota_of(tables.iter().map(|table| (table.quota, table.burst)))
@@ -265,4 +303,12 @@ pub(super) fn blocked(block: Option<Block>, now: Timestamp) -> Option<Option<Dur
         Some(Block::Yes) => Some(None),
         Some(Block::Until(end)) => (now < end).then(|| Some(end.since(now))),
     }
+}
+
+/// The scope that the tables give, the narrowest first.
+pub(super) fn scope_of(tables: &[&Policy], default: Scope) -> Scope {
+    tables
+        .iter()
+        .find_map(|table| table.scope)
+        .unwrap_or(default)
 }

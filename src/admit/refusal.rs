@@ -99,26 +99,25 @@ pub struct Refusal {
 }
 
 /// What of a request's head decides how its refusal looks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Form<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) version: Version,
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) grpc: bool,
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    pub(super) head: bool,
+    pub(super) http1: bool,
+    /// The content type of a gRPC request, which the answer has too.
+    pub(super) grpc: Option<HeaderValue>,
 }
 
-impl Form<'_> {
-    pub(super) fn is_http1(&self) -> bool {
-        self.version <= Version::HTTP_11
-    }
-
-    /// The content type of a gRPC request, which the answer has too.
-    pub(super) fn grpc_type(&self) -> Option<HeaderValue> {
-        let grpc = self.grpc.then(|| self.headers.get(CONTENT_TYPE));
-        grpc.map(|sent| {
-            sent.cloned()
-                .unwrap_or(HeaderValue::from_static("application/grpc"))
-        })
+impl Form {
+    pub(crate) fn new(method: &Method, version: Version, headers: &HeaderMap, grpc: bool) -> Self {
+        let grpc = grpc.then(|| {
+            let sent = headers.get(CONTENT_TYPE).cloned();
+            sent.unwrap_or(HeaderValue::from_static("application/grpc"))
+        });
+        Self {
+            head: method == Method::HEAD,
+            http1: version <= Version::HTTP_11,
+            grpc,
+        }
     }
 }
 

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use super::bucket::{Account, Bucket};
+#[cfg(feature = "redis")]
+use super::fleet::{Cell, Pool};
 use super::policy::{Block, Mode, Policy, quota_of};
+#[cfg(feature = "redis")]
+use super::policy::{Scope, scope_of};
 use super::quota::Quota;
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
@@ -26,7 +30,7 @@ pub(crate) struct Terms {
     pub(super) mode: Mode,
     pub(super) block: Option<Block>,
     pub(super) allow: bool,
-    tokens: Account,
+    tokens: Tokens,
     routes: Box<[RouteTerms]>,
     pub(super) max_in_flight: Option<u32>,
     max_streams: Option<u32>,
@@ -47,13 +51,97 @@ pub(super) struct Found<'a> {
     pub(super) ceiling: Option<Mode>,
     /// The quota of a clamp, in place of all others.
     pub(super) clamp: Option<Quota>,
+    /// Where quotas of the scope `fleet` are counted, of whom, and the scope of those that no table says it of.
+    #[cfg(feature = "redis")]
+    pub(super) fleet: Option<(&'a Pool, &'a Subject<'a>, Scope)>,
+}
+
+/// What measures a quota.
+#[derive(Debug, Default)]
+struct Tokens {
+    account: Account,
+    /// Counted over all replicas instead; the account rests.
+    #[cfg(feature = "redis")]
+    shared: Option<Arc<Cell>>,
+}
+
+impl Tokens {
+    /// What measures the written quota of a route, or of all others (`""`), where this was. What was spent stays
+    /// spent.
+    fn under(
+        &self,
+        found: &Found<'_>,
+        route: &str,
+        written: Option<Quota>,
+        now: Timestamp,
+    ) -> Self {
+        let clamp = found.clamp.filter(|_| route.is_empty());
+        #[cfg(feature = "redis")]
+        {
+            let last = || match &self.shared {
+                Some(cell) => Some(cell.share()),
+                None => self.account.last().cloned(),
+            };
+            if let (Some((pool, subject)), Some(quota)) = (found.pool(), written) {
+                let cell = match &self.shared {
+                    Some(cell) if cell.quota == quota => Arc::clone(cell),
+                    _ => Arc::new(pool.cell(subject, route, quota, last().as_deref(), now)),
+                };
+                return Self {
+                    account: self.account.under(clamp, now),
+                    shared: Some(cell),
+                };
+            }
+            if self.shared.is_some() && self.account.bucket().is_none() {
+                let account = last().map(Account::resting).unwrap_or_default();
+                return Self {
+                    account: account.under(clamp.or(written), now),
+                    shared: None,
+                };
+            }
+        }
+        #[cfg(not(feature = "redis"))]
+        let _ = route;
+        Self {
+            account: self.account.under(clamp.or(written), now),
+            #[cfg(feature = "redis")]
+            shared: None,
+        }
+    }
+
+    fn has_quota(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.shared.is_some() {
+            return true;
+        }
+        self.account.bucket().is_some()
+    }
+
+    fn owes(&self, now: Timestamp) -> bool {
+        #[cfg(feature = "redis")]
+        if let Some(cell) = &self.shared
+            && cell.share().has_debt(now)
+        {
+            return true;
+        }
+        self.account.owes(now)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl<'a> Found<'a> {
+    /// Where the caller's quotas are counted, if over all replicas.
+    fn pool(&self) -> Option<(&'a Pool, &'a Subject<'a>)> {
+        let (pool, subject, scope) = self.fleet?;
+        (scope_of(self.tables, scope) == Scope::Fleet).then_some((pool, subject))
+    }
 }
 
 #[derive(Debug)]
 struct RouteTerms {
     route: Box<str>,
     cost: u32,
-    tokens: Account,
+    tokens: Tokens,
 }
 
 /// The quotas that provenances share, by provenance.
@@ -80,6 +168,26 @@ impl Total {
     }
 }
 
+/// What measures a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Measure<'t> {
+    Nothing,
+    /// This replica's own count.
+    Instance(&'t Arc<Bucket>),
+    /// That of all replicas.
+    #[cfg(feature = "redis")]
+    Fleet(&'t Arc<Cell>),
+}
+
+impl<'t> Measure<'t> {
+    pub(super) fn bucket(self) -> Option<&'t Arc<Bucket>> {
+        match self {
+            Self::Instance(bucket) => Some(bucket),
+            _ => None,
+        }
+    }
+}
+
 impl Terms {
     /// What was found for a caller. Buckets whose quota is what it was stay; a changed one inherits.
     pub(super) fn new(
@@ -90,10 +198,9 @@ impl Terms {
     ) -> Self {
         let tables = found.tables;
         let written = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
-        let quota = found.clamp.or(written);
         let first =
             |field: fn(&Policy) -> Option<u32>| tables.iter().find_map(|table| field(table));
-        let nothing = Account::default();
+        let nothing = Tokens::default();
         let tokens = before.map_or(&nothing, |before| &before.tokens);
         Self {
             generation,
@@ -103,8 +210,8 @@ impl Terms {
                 .unwrap_or_default(),
             block: tables.iter().find_map(|table| table.block),
             allow: tables.iter().find_map(|table| table.allow).unwrap_or(false),
-            tokens: tokens.under(quota, now),
-            routes: Self::routes(tables, before, now),
+            tokens: tokens.under(&found, "", written, now),
+            routes: Self::routes(&found, before, now),
             max_in_flight: first(|table| table.max_in_flight),
             max_streams: first(|table| table.max_streams),
             weight: tables.iter().find_map(|table| table.weight).unwrap_or(1.0),
@@ -115,10 +222,10 @@ impl Terms {
     }
 
     /// The routes that tables name, and those that are named no more while something is owed there.
-    fn routes(tables: &[&Policy], before: Option<&Self>, now: Timestamp) -> Box<[RouteTerms]> {
+    fn routes(found: &Found<'_>, before: Option<&Self>, now: Timestamp) -> Box<[RouteTerms]> {
         let old = before.map_or(&[][..], |before| &before.routes);
-        let named = routes_of(tables);
-        let nothing = Account::default();
+        let named = routes_of(found.tables);
+        let nothing = Tokens::default();
         let tokens_of = |route: &str| {
             let known = old.iter().find(|known| *known.route == *route);
             known.map_or(&nothing, |known| &known.tokens)
@@ -133,14 +240,14 @@ impl Terms {
         all.map(|(route, quota, cost)| RouteTerms {
             route: route.into(),
             cost,
-            tokens: tokens_of(route).under(quota, now),
+            tokens: tokens_of(route).under(found, route, quota, now),
         })
         .collect()
     }
 
-    /// The bucket that measures a request of this route, and how many tokens it takes.
+    /// What measures a request of this route, and how many tokens it takes.
     #[inline]
-    pub(super) fn measure(&self, method: &str, template: &str) -> (Option<&Arc<Bucket>>, u32) {
+    pub(super) fn measure(&self, method: &str, template: &str) -> (Measure<'_>, u32) {
         let is = |known: &&RouteTerms| {
             let rest = known
                 .route
@@ -148,14 +255,17 @@ impl Terms {
                 .and_then(|rest| rest.strip_prefix(' '));
             rest == Some(template)
         };
-        match self.routes.iter().find(is) {
-            None => (self.tokens.bucket(), 1),
-            Some(route) if self.clamped => (self.tokens.bucket(), route.cost),
-            Some(route) => {
-                let bucket = route.tokens.bucket().or(self.tokens.bucket());
-                (bucket, route.cost)
-            }
+        let (tokens, cost) = match self.routes.iter().find(is) {
+            None => (&self.tokens, 1),
+            Some(route) if self.clamped || !route.tokens.has_quota() => (&self.tokens, route.cost),
+            Some(route) => (&route.tokens, route.cost),
+        };
+        #[cfg(feature = "redis")]
+        if let (Some(cell), false) = (&tokens.shared, self.clamped) {
+            return (Measure::Fleet(cell), cost);
         }
+        let bucket = tokens.account.bucket();
+        (bucket.map_or(Measure::Nothing, Measure::Instance), cost)
     }
 
     pub(super) fn max_streams(&self) -> Option<u32> {
@@ -168,13 +278,22 @@ impl Terms {
 
     /// The caller's quota in force.
     pub(crate) fn quota(&self) -> Option<Quota> {
-        self.tokens.bucket().map(|bucket| bucket.quota)
+        #[cfg(feature = "redis")]
+        if let (Some(cell), false) = (&self.tokens.shared, self.clamped) {
+            return Some(cell.quota);
+        }
+        self.tokens.account.bucket().map(|bucket| bucket.quota)
     }
 
     /// Whole tokens of that quota that are left.
     #[cfg(feature = "dashboard")]
     pub(crate) fn left(&self, now: Timestamp) -> Option<u64> {
-        self.tokens.bucket().map(|bucket| bucket.left(now))
+        // Of what all replicas share, one cannot say.
+        #[cfg(feature = "redis")]
+        if let (Some(_), false) = (&self.tokens.shared, self.clamped) {
+            return None;
+        }
+        self.tokens.account.bucket().map(|bucket| bucket.left(now))
     }
 
     /// How many requests it may have in flight.

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use toml::{Table, Value};
 
 use super::read::{Reader, time_of};
+#[cfg(feature = "redis")]
+use crate::admit::fleet::{Fleet, FleetMode, OnFailure};
 use crate::admit::policy::{Block, OnRunaway, RoutePolicy};
-use crate::admit::{Ceiling, Mode, Policies, Policy};
+use crate::admit::{Ceiling, Mode, Policies, Policy, Scope};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::roster::{Account, ApiKey, Expect};
@@ -19,6 +21,8 @@ pub(crate) struct Contents {
     /// All but those of callers by name, which are in their accounts.
     pub(crate) policies: Policies,
     pub(crate) accounts: Vec<Account>,
+    #[cfg(feature = "redis")]
+    pub(crate) fleet: Option<Fleet>,
 }
 
 /// Reads the merged tables of all files, and notes everything that is wrong with them.
@@ -55,12 +59,17 @@ pub(super) fn read(table: &Table, now: Timestamp, problems: &mut Vec<String>) ->
     contents.accounts = accounts.into_iter().map(|(_, account)| account).collect();
     policies.ceiling = top.within("ceiling", ceiling).flatten();
     policies.on_runaway = top.within("on_runaway", on_runaway).flatten();
-    if top.any("fleet").is_some() {
+    let fleet = top.within("fleet", fleet);
+    #[cfg(feature = "redis")]
+    {
+        contents.fleet = fleet;
+    }
+    #[cfg(not(feature = "redis"))]
+    if fleet.is_some() {
         top.say(
             "fleet",
             "needs the feature `redis` of callerid; build with it, or leave the table out",
         );
-        top.within("fleet", fleet);
     }
     top.end();
     contents
@@ -88,12 +97,7 @@ fn limit_mode(table: &mut Reader<'_>) -> Option<Mode> {
 
 /// The fields that every table of a policy has.
 fn policy(table: &mut Reader<'_>) -> Policy {
-    if table.word("scope", &["instance", "fleet"]) == Some("fleet") {
-        table.say(
-            "scope",
-            "\"fleet\" needs [fleet] and the feature `redis` of callerid; use \"instance\"",
-        );
-    }
+    let scope = scope(table);
     let routes = table.each("route", |_, route| RoutePolicy {
         quota: route.parsed("quota"),
         burst: route.count("burst"),
@@ -123,6 +127,23 @@ fn policy(table: &mut Reader<'_>) -> Policy {
         costs: table.counts("cost"),
         routes,
         total: None,
+        scope,
+    }
+}
+
+fn scope(table: &mut Reader<'_>) -> Option<Scope> {
+    match table.word("scope", &["instance", "fleet"])? {
+        "instance" => Some(Scope::Instance),
+        #[cfg(feature = "redis")]
+        _ => Some(Scope::Fleet),
+        #[cfg(not(feature = "redis"))]
+        _ => {
+            table.say(
+                "scope",
+                "\"fleet\" needs [fleet] and the feature `redis` of callerid; use \"instance\"",
+            );
+            None
+        }
     }
 }
 
@@ -257,29 +278,58 @@ fn adaptive(table: &mut Reader<'_>) -> Option<(u32, u32)> {
     bounds.0.zip(bounds.1)
 }
 
+#[cfg(feature = "redis")]
+fn fleet(table: &mut Reader<'_>) -> Fleet {
+    let mut fleet = Fleet::unnamed();
+    fleet.namespace = table.text("namespace").map(str::to_owned);
+    let mode = table.word("mode", FleetMode::WORDS);
+    fleet.mode = mode.and_then(FleetMode::from_word);
+    let on_failure = table.word("on_failure", OnFailure::WORDS);
+    fleet.on_failure = on_failure.and_then(OnFailure::from_word);
+    fleet.replicas = table.count("replicas");
+    match address(table) {
+        None => {}
+        Some(Ok(url)) => fleet.redis = Some(url),
+        Some(Err(variable)) => fleet.unset = Some(variable),
+    }
+    fleet
+}
+
 /// The fields are known, so that a mistake in them is said together with the missing feature.
+#[cfg(not(feature = "redis"))]
 fn fleet(table: &mut Reader<'_>) {
     table.text("namespace");
     table.word("mode", &["leased", "strict", "local"]);
     table.word("on_failure", &["local_share", "open", "closed"]);
-    match table.any("redis") {
-        None => {}
-        Some(Value::String(url)) => {
-            // The address itself is never shown: that is where a password would be.
-            let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            if authority
-                .split('/')
-                .next()
-                .is_some_and(|host| host.contains('@'))
-            {
-                table.say("redis", "holds a password; put the address into the environment: { env = \"REDIS_URL\" }");
-            }
+    table.count("replicas");
+    address(table);
+}
+
+/// The address of the Redis, or the variable that should hold it and does not. It is never shown: a password may be
+/// in it.
+fn address(table: &mut Reader<'_>) -> Option<Result<String, String>> {
+    match table.any("redis")? {
+        Value::String(url) if url.contains('@') || url.contains("pass=") => {
+            table.say(
+                "redis",
+                "holds a password; put the address into the environment: { env = \"REDIS_URL\" }",
+            );
+            None
         }
-        Some(Value::Table(source))
-            if source.len() == 1 && source.get("env").is_some_and(Value::is_str) => {}
-        Some(_) => table.say(
-            "redis",
-            "is not an address; use { env = \"REDIS_URL\" } or \"redis://host:6379\"",
-        ),
+        Value::String(url) => Some(Ok(url.clone())),
+        Value::Table(source)
+            if source.len() == 1 && source.get("env").is_some_and(Value::is_str) =>
+        {
+            let variable = source.get("env").and_then(Value::as_str)?;
+            let set = std::env::var(variable).ok().filter(|url| !url.is_empty());
+            Some(set.ok_or_else(|| variable.to_owned()))
+        }
+        _ => {
+            table.say(
+                "redis",
+                "is not an address; use { env = \"REDIS_URL\" } or \"redis://host:6379\"",
+            );
+            None
+        }
     }
 }

@@ -91,7 +91,22 @@ impl Loaded {
         problems.extend(Roster::new(roster).err().unwrap_or_default());
         let exempt = self.contents.exempt.iter().flatten();
         problems.extend(Exempt::new(exempt).err().unwrap_or_default());
+        #[cfg(feature = "redis")]
+        let fleet = self.contents.fleet.as_ref();
+        #[cfg(feature = "redis")]
+        problems.extend(fleet.into_iter().flat_map(|fleet| fleet.wrong()));
         if !problems.is_empty() {
+            #[cfg(feature = "redis")]
+            {
+                let missing = match fleet {
+                    Some(fleet) => fleet.missing(),
+                    None => policies.without_fleet(),
+                };
+                let path = |problem: &str| problem.split(':').next().map(str::to_owned);
+                let said: Vec<_> = problems.iter().map(|problem| path(problem)).collect();
+                let missing = missing.into_iter();
+                problems.extend(missing.filter(|problem| !said.contains(&path(problem))));
+            }
             problems.extend(policies.problems_between_tables());
         }
         problems
@@ -150,6 +165,7 @@ impl Contents {
         }
         policies.ceiling = policies.ceiling.or(base.ceiling);
         policies.on_runaway = policies.on_runaway.or(base.on_runaway);
+        policies.scope = base.scope;
         let mut roster = accounts.to_vec();
         for account in &self.accounts {
             match roster.iter_mut().find(|known| known.name == account.name) {
@@ -197,6 +213,7 @@ impl Policy {
             block: self.block.or(wider.block),
             allow: self.allow.or(wider.allow),
             total: self.total.or(wider.total),
+            scope: self.scope.or(wider.scope),
             ..self
         }
     }
@@ -267,7 +284,7 @@ impl Callers {
     /// Reads the configuration again, from these files, and puts all of it in force for the next request: policies,
     /// the roster with its API keys, `exempt`, and `mode`. Buckets whose quota stays are left as they are; a changed
     /// one inherits what is spent. A mode that [`Callers::set_mode`] has set stays, unless the files say another
-    /// than before.
+    /// than before. `[fleet]` is read at the start only.
     ///
     /// # Errors
     ///
@@ -330,6 +347,10 @@ fn load<P: AsRef<Path>>(
     problems.extend(loaded.read(now));
     let (policies, accounts) = loaded.contents.over(&base.policies, &base.accounts);
     problems.extend(policies.problems(now));
+    #[cfg(feature = "redis")]
+    if core.admission.fleet().is_none() {
+        problems.extend(policies.without_fleet());
+    }
     let exempt = loaded.contents.exempt.as_ref().unwrap_or(&base.exempt);
     match (Roster::new(accounts), Exempt::new(exempt)) {
         (Ok(roster), Ok(exempt)) => {

@@ -9,5 +9,8 @@ pub mod protection {}
 #[doc = include_str!("balancers.md")]
 pub mod balancers {}
 
+#[doc = include_str!("fleet.md")]
+pub mod fleet {}
+
 #[doc = include_str!("deployment.md")]
 pub mod deployment {}

@@ -68,7 +68,17 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let WayProjection::Inner {
+            ticket: Some(ticket),
+            ..
+        } = self.as_mut().project().way.project()
+            && let Some(refused) = ready!(ticket.poll_admission(cx))
+        {
+            // The inner future, which was never polled, goes; and the account, which is closed.
+            self.project().way.set(Way::Refused { response: None });
+            return Poll::Ready(Ok(refused.map(ResponseBody::refusal)));
+        }
         let (inner, open, echo) = match self.project().way.project() {
             WayProjection::Inner {
                 inner,

@@ -6,6 +6,8 @@ mod grpc_routes;
 mod late;
 pub(crate) mod paths;
 mod ticket;
+#[cfg(feature = "redis")]
+mod waiting;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,6 +24,8 @@ use self::grpc_routes::GrpcRoutes;
 pub use self::late::CallerSlot;
 use self::paths::Paths;
 pub(crate) use self::ticket::{Ticket, Unwinding};
+#[cfg(feature = "redis")]
+use self::waiting::Waiting;
 use crate::admit::{Admission, Ask, Denial, Form, Gate, Seat, Subject, Verdict};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::classify::{Classify, declared_length};
@@ -171,6 +175,8 @@ impl Core {
         }
         let mut permit = None;
         let mut would_refuse = None;
+        #[cfg(feature = "redis")]
+        let mut waiting = None;
         if let Some(entry) = entry
             && let Some(seat) = self.seat(&entry, lane.provenance)
         {
@@ -195,18 +201,27 @@ impl Core {
                         entry.refuse(denial.reason);
                     }
                     crate::span::record_caller(caller.name());
-                    let form = Form {
-                        method: head.method(),
-                        version: head.version(),
-                        headers: head.headers(),
-                        grpc: classify.is_grpc(),
-                    };
-                    return Entrance::Refused(self.refuse(&denial, &seat, caller, &form, now));
+                    let form = form(&head, classify.is_grpc());
+                    return Entrance::Refused(self.refuse(&denial, &seat, caller, form, now));
+                }
+                #[cfg(feature = "redis")]
+                Verdict::Wait(asked) => {
+                    waiting = Some(Waiting {
+                        core: Arc::clone(self),
+                        asked,
+                        seat,
+                        caller: caller.clone(),
+                        form: form(&head, classify.is_grpc()),
+                    });
                 }
             }
         }
         let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
         ticket.admitted(permit, would_refuse);
+        #[cfg(feature = "redis")]
+        if let Some(waiting) = waiting {
+            ticket.await_admission(waiting);
+        }
         if learn {
             ticket.learn_route(request.uri().path(), Arc::clone(self));
         }
@@ -257,7 +272,7 @@ impl Core {
         denial: &Denial,
         seat: &Seat,
         caller: Caller,
-        form: &Form<'_>,
+        form: Form,
         now: Timestamp,
     ) -> Response<Bytes> {
         let echo = self
@@ -405,6 +420,10 @@ impl Core {
             claimed: claimed.as_ref().map(Identity::name),
         });
     }
+}
+
+fn form(head: &Head<'_>, grpc: bool) -> Form {
+    Form::new(head.method(), head.version(), head.headers(), grpc)
 }
 
 impl fmt::Debug for Core {

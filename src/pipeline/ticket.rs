@@ -31,7 +31,7 @@ pub(crate) struct Ticket {
     expected: Option<u64>,
     status: Option<StatusCode>,
     trace_id: TraceId,
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     settled: bool,
     /// What the request holds of limits, until it ends.
     permit: Option<Permit>,
@@ -46,7 +46,9 @@ struct Booked {
 
 /// What few requests need.
 #[derive(Debug, Default)]
-struct Rare {
+pub(super) struct Rare {
+    #[cfg(feature = "redis")]
+    pub(super) waiting: Option<super::Waiting>,
     /// The path of a gRPC method that is not known yet, and who learns it.
     unlearnt: Option<(Box<str>, Arc<Core>)>,
     detail: Option<ErrorDetail>,
@@ -98,7 +100,27 @@ impl Ticket {
         }
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    /// Nothing makes a request wait.
+    #[cfg(not(feature = "redis"))]
+    #[inline]
+    pub(crate) fn poll_admission(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<http::Response<bytes::Bytes>>> {
+        std::task::Poll::Ready(None)
+    }
+
+    /// Counts a request that has waited as refused.
+    #[cfg(feature = "redis")]
+    pub(super) fn refuse(&mut self, reason: Reason) {
+        self.settled = true;
+        self.place.lane.refuse(reason);
+        if let Some(entry) = &self.place.tracked {
+            entry.refuse(reason);
+        }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 

@@ -24,6 +24,8 @@ pub(crate) const CONFIG_INFO: &str = "callerid_config_info";
 pub(crate) const CONFIG_RELOADED: &str = "callerid_config_last_reload_successful";
 pub(crate) const RUNAWAY: &str = "callerid_runaway";
 pub(crate) const RUNAWAYS: &str = "callerid_runaways_total";
+pub(crate) const LIMITER_DEGRADED: &str = "callerid_limiter_degraded";
+pub(crate) const LIMITER_ERRORS: &str = "callerid_limiter_backend_errors_total";
 pub(crate) const BUILD_INFO: &str = "callerid_build_info";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(crate) enum Kind {
 }
 
 /// Name, kind, unit and meaning of every metric that this crate records.
-pub(crate) const METRICS: [(&str, Kind, Unit, &str); 23] = [
+pub(crate) const METRICS: [(&str, Kind, Unit, &str); 25] = [
     (
         STARTED,
         Kind::Counter,
@@ -161,6 +163,18 @@ pub(crate) const METRICS: [(&str, Kind, Unit, &str); 23] = [
         Kind::Counter,
         Unit::Count,
         "How often a caller began to depart from its own past, by signal.",
+    ),
+    (
+        LIMITER_DEGRADED,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while the Redis of the fleet does not answer as it should, and quotas are not shared.",
+    ),
+    (
+        LIMITER_ERRORS,
+        Kind::Counter,
+        Unit::Count,
+        "How often the Redis of the fleet was of no help, by why.",
     ),
     (
         BUILD_INFO,

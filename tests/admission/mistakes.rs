@@ -69,7 +69,7 @@ fn every_mistake_has_its_path_and_its_remedy() {
         ),
         (
             "[default]\nscope = \"fleet\"",
-            "default.scope: \"fleet\" needs [fleet] and the feature `redis` of callerid; use \"instance\"",
+            "default.scope: \"fleet\" needs [fleet]; add it with a namespace, or use \"instance\"",
         ),
         (
             "[default]\ntotal = \"1/s\"",
@@ -218,8 +218,40 @@ fn every_mistake_has_its_path_and_its_remedy() {
             "provenance.proven: is not a field; use one of claimed, inferred, unknown, verified",
         ),
         (
+            "[provenance.claimed]\nscope = \"fleet\"\n[default]\nquota = \"2\"",
+            "provenance.claimed.scope: \"fleet\" needs [fleet]; add it with a namespace, or use \"instance\"",
+        ),
+        (
+            "[fleet]\nredis = \"redis://h\"",
+            "fleet.namespace: is missing; name the service and its environment, such as \"prices-prod\"",
+        ),
+        (
+            "[fleet]\nnamespace = \"prices prod\"",
+            "fleet.namespace: \"prices prod\" is not a name; use 1 to 64 letters, digits, `-`, `_` and `.`",
+        ),
+        (
             "[fleet]\nnamespace = \"x\"",
-            "fleet: needs the feature `redis` of callerid; build with it, or leave the table out",
+            "fleet.redis: is missing; use { env = \"REDIS_URL\" } or \"redis://host:6379\"",
+        ),
+        (
+            "[fleet]\nnamespace = \"x\"\nredis = { env = \"CALLERID_NO_SUCH_VARIABLE\" }",
+            "fleet.redis: CALLERID_NO_SUCH_VARIABLE is not set; put the address into the environment",
+        ),
+        (
+            "[fleet]\nnamespace = \"x\"\nredis = \"hidden words\"",
+            "fleet.redis: is not an address; use one such as redis://host:6379, in { env = \"REDIS_URL\" } where it has a password",
+        ),
+        (
+            "[fleet]\nnamespace = \"x\"\nredis = \"redis+unix:///s?pass=secret\"",
+            "fleet.redis: holds a password; put the address into the environment: { env = \"REDIS_URL\" }",
+        ),
+        (
+            "[fleet]\nnamespace = \"x\"\nmode = \"local\"",
+            "fleet.replicas: is missing; without a Redis replicas cannot count each other",
+        ),
+        (
+            "[fleet]\nnamespace = \"x\"\nredis = \"redis://h\"\nreplicas = 0",
+            "fleet.replicas: 0 is not a number of replicas; use 1 or more",
         ),
         (
             "[fleet]\nmode = \"best\"",
@@ -252,7 +284,9 @@ fn all_mistakes_are_said_at_once() {
     let said = problems(
         "mode = 1\n[default]\nquota = \"x\"\nburst = 0\n[caller.a]\nblok = true\n[fleet]\n",
     );
-    assert_eq!(said.len(), 5, "{said:#?}");
+    assert_eq!(said.len(), 6, "{said:#?}");
+    let said = problems("[fleet]\nredis = \"redis://:secret@h\"\n");
+    assert_eq!(said.len(), 2, "{said:#?}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_buggy_feature_is_named_with_route_class_deploy_and_owner_and_its_end_is_sai
         .collect();
     assert_eq!(
         versions,
-        ["v42".into()],
+        [std::sync::Arc::<str>::from("v42")],
         "the first version is no deploy, and one deploy is one pin"
     );
     world.loads = calm;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use callerid::{Account, ApiKey, Class, identify};
+use callerid::{Account, ApiKey, Class, Fleet, identify};
 use http::Request;
 use metrics_util::MetricKind;
 
@@ -51,6 +51,8 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
                     .api_key(ApiKey::sha256("k1", HASH)),
             )
             .route(route_of_header)
+            // Nothing listens there: what is told of a fleet is told all the same.
+            .fleet(Fleet::new("documented").redis("redis://127.0.0.1:1"))
             .config(&file)
             .unwrap()
     });

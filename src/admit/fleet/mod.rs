@@ -1,0 +1,269 @@
+//! Quotas that all replicas of a service share, through a Redis that they already have.
+//!
+//! `leased`: a replica takes tokens ahead of time and spends them without asking; those that it does not spend lapse
+//! after half a second and are never returned: by then the shared bucket has filled up without them, and to return
+//! them would let them be spent twice. In any window `W` all replicas together admit at most `B + r(W + L)`.
+//! Only a request that comes when nothing is in hand and nothing is known waits, for at most 25 ms.
+//!
+//! A Redis that does not answer delays nobody for longer, and fails no request: after three rounds without a good
+//! answer nobody asks any more, until a new connection has proved itself.
+
+mod cell;
+mod desk;
+mod exchange;
+mod link;
+pub(crate) mod settings;
+#[cfg(test)]
+mod simulated;
+mod sizing;
+mod slots;
+mod worker;
+
+/// The atomics of [`slots`], which a test replaces by those of a model checker.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::cell::Cell;
+use self::cell::Known;
+use self::desk::{Answer, Ask};
+use self::exchange::Exchange;
+use self::link::Link;
+pub(crate) use self::link::Trouble;
+pub use self::settings::{Fleet, FleetMode, OnFailure};
+use self::worker::Worker;
+use super::bucket::Bucket;
+use super::lock;
+use super::quota::Quota;
+use super::terms::Subject;
+use crate::clock::{Ticker, Timestamp};
+
+/// How many requests may wait; more are told that nobody answers.
+const WAITING: usize = 4_096;
+/// How long the start waits for the first attempt to reach the Redis.
+const START: Duration = Duration::from_millis(500);
+
+/// This replica's part in the fleet.
+pub(crate) struct Pool {
+    mode: FleetMode,
+    on_failure: OnFailure,
+    /// What makes keys unguessable, where all replicas were given it.
+    secret: Vec<u8>,
+    link: Arc<Link>,
+    asks: Option<mpsc::Sender<Ask>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a request is told at once.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Known(Result<(), Duration>),
+    Later(Waiting),
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    cell: Arc<Cell>,
+    cost: u32,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Pool {
+    /// The part in a fleet, if there is one.
+    pub(crate) fn of(
+        fleet: Option<&Fleet>,
+        secret: Option<&[u8]>,
+        ticker: &Ticker,
+    ) -> Result<Option<Self>, Vec<String>> {
+        let secret = secret.unwrap_or_default();
+        let started = fleet.map(|fleet| Self::start(fleet, secret.to_vec(), ticker.clone()));
+        started.transpose().map_err(|error| {
+            vec![format!(
+                "the thread `callerid-fleet` could not be started: {error}"
+            )]
+        })
+    }
+
+    /// Starts a thread where there is a Redis. The settings have no [`Fleet::problems`].
+    fn start(fleet: &Fleet, secret: Vec<u8>, ticker: Ticker) -> std::io::Result<Self> {
+        let mode = fleet.mode.unwrap_or_default();
+        let on_failure = fleet.on_failure.unwrap_or_default();
+        let client = fleet
+            .redis
+            .as_deref()
+            .and_then(|url| redis::Client::open(url).ok());
+        let link = Arc::new(Link::new(client.is_none(), fleet.replicas.unwrap_or(1)));
+        let mut pool = Self {
+            mode,
+            on_failure,
+            secret,
+            link: Arc::clone(&link),
+            asks: None,
+            thread: Mutex::default(),
+        };
+        let Some(client) = client else {
+            return Ok(pool);
+        };
+        let namespace = fleet.namespace.as_deref().unwrap_or_default();
+        let exchange = Exchange::new(client, namespace);
+        let leased = mode == FleetMode::Leased;
+        let mut worker = Worker::new(link, ticker, exchange, leased, on_failure);
+        worker.counts = fleet.replicas.is_none();
+        let (tried, first) = std::sync::mpsc::sync_channel(1);
+        worker.tried = Some(tried);
+        let (asks, asked) = mpsc::channel(WAITING);
+        pool.asks = Some(asks);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("callerid-fleet".into())
+            .spawn(move || work(runtime, worker, asked))?;
+        *lock(&pool.thread) = Some(thread);
+        // So that a Redis that answers is known from the first request on. One that does not is said, and waited for
+        // by nobody.
+        let _ = first.recv_timeout(START);
+        Ok(pool)
+    }
+
+    /// A cell for the quota of a caller, or of one route. A changed quota inherits what was spent.
+    pub(super) fn cell(
+        &self,
+        subject: &Subject<'_>,
+        route: &str,
+        quota: Quota,
+        before: Option<&Bucket>,
+        now: Timestamp,
+    ) -> Cell {
+        let proven = if subject.proven {
+            "proven"
+        } else {
+            subject.provenance.as_str()
+        };
+        let parts = [proven, subject.name, route].map(str::as_bytes);
+        let digest = settings::digest(&self.secret, &parts);
+        Cell::new(quota, digest, self.link.replicas(), before, now)
+    }
+
+    /// Whether a request of this quota may come in.
+    pub(super) fn ask(&self, cell: &Arc<Cell>, cost: u32, now: Timestamp) -> Asked {
+        let cost = cost.clamp(1, cell.quota.max_burst());
+        let up = self.link.is_up();
+        let known = match self.mode {
+            FleetMode::Local => return Asked::Known(self.share(cell, cost, now)),
+            FleetMode::Leased => cell.take(cost, now),
+            FleetMode::Strict if up => cell.denied(now),
+            FleetMode::Strict => Known::Unknown,
+        };
+        match known {
+            Known::Granted => Asked::Known(Ok(())),
+            Known::Denied(wait) if up => Asked::Known(Err(wait)),
+            Known::Unknown if up => self.wait(cell, cost, now),
+            Known::Denied(_) | Known::Unknown => Asked::Known(self.alone(cell, cost, now)),
+        }
+    }
+
+    fn wait(&self, cell: &Arc<Cell>, cost: u32, now: Timestamp) -> Asked {
+        let (answer, receiver) = oneshot::channel();
+        let ask = Ask {
+            cell: Arc::clone(cell),
+            cost,
+            since: now,
+            answer,
+        };
+        match self.asks.as_ref().map(|asks| asks.try_send(ask)) {
+            Some(Ok(())) => Asked::Later(Waiting {
+                cell: Arc::clone(cell),
+                cost,
+                answer: receiver,
+            }),
+            _ => Asked::Known(self.alone(cell, cost, now)),
+        }
+    }
+
+    /// What becomes of a request that nobody can be asked about.
+    fn alone(&self, cell: &Cell, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        match self.on_failure {
+            OnFailure::LocalShare => self.share(cell, cost, now),
+            OnFailure::Open => Ok(()),
+            OnFailure::Closed => Err(Duration::ZERO),
+        }
+    }
+
+    fn share(&self, cell: &Cell, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        cell.take_share(cost, self.link.replicas(), now)
+    }
+
+    /// What a request that has waited is told.
+    pub(super) fn poll(
+        &self,
+        waiting: &mut Waiting,
+        now: impl FnOnce() -> Timestamp,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Duration>> {
+        Pin::new(&mut waiting.answer)
+            .poll(cx)
+            .map(|answer| match answer {
+                Ok(Answer::Granted) => Ok(()),
+                Ok(Answer::Denied(wait)) => Err(wait),
+                // Also where the thread has ended.
+                Ok(Answer::Failed) | Err(_) => self.alone(&waiting.cell, waiting.cost, now()),
+            })
+    }
+
+    /// Whether quotas are not shared as they should be.
+    pub(crate) fn is_degraded(&self) -> bool {
+        !self.link.is_up()
+    }
+
+    /// How often the Redis was of no help, by why.
+    pub(crate) fn troubles(&self) -> [(Trouble, u64); Trouble::ALL.len()] {
+        self.link.troubles()
+    }
+}
+
+impl Drop for Pool {
+    /// Ends the thread, which takes this replica out of the count.
+    fn drop(&mut self) {
+        self.asks = None;
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic in it was said.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("mode", &self.mode)
+            .field("on_failure", &self.on_failure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The thread. A panic is said and does not end it.
+fn work(runtime: tokio::runtime::Runtime, mut worker: Worker, mut asks: mpsc::Receiver<Ask>) {
+    loop {
+        let run = || runtime.block_on(worker.run(&mut asks));
+        if catch_unwind(AssertUnwindSafe(run)).is_ok() {
+            break;
+        }
+        worker.reset();
+        tracing::error!("callerid: the thread of the fleet panicked; it goes on");
+        std::thread::sleep(START);
+    }
+    // A look-up of a name may still be under way.
+    runtime.shutdown_background();
+}

@@ -1,0 +1,224 @@
+//! A Redis that is killed, frozen, restarted, or never there. Time is measured by counts: a request that had to wait for
+//! it in vain is counted as a timeout after 25 ms, and after three rounds of them nobody waits.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use callerid::Quota;
+
+use crate::programs::{Demo, Running, demo, until};
+use crate::server::Redis;
+use crate::sharing::{degraded, flood, get, replica};
+
+const POLICIES: &str = "[default]\nquota = \"60/s\"\n[caller.calm]\nquota = \"2000/s\"\n";
+
+/// Sends what is within its quota, all the while.
+fn calmly<T>(demos: &[Demo], meanwhile: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    let sent = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for demo in demos {
+            let (stop, sent, address) = (&stop, &sent, demo.address);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(get(address, "calm"), 200);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        stop.store(true, Ordering::Relaxed);
+        assert!(sent.load(Ordering::Relaxed) > 0);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn all_are(demos: &[Demo], what: &str, wanted: bool) {
+    for demo in demos {
+        until(what, || (degraded(demo) == wanted).then_some(()));
+    }
+}
+
+fn troubles(demo: &Demo, kind: &str) -> f64 {
+    demo.metric("callerid_limiter_backend_errors_total", &[("kind", kind)])
+}
+
+/// The limit is whole again: all replicas together have no more than one bucket.
+fn is_whole(demos: &[Demo], caller: &str) {
+    let quota = Quota::per_second(60).burst(60);
+    let flooded = flood(demos, caller, &quota, Duration::from_secs(3));
+    let admitted = f64::from(flooded.admitted);
+    assert!(
+        admitted <= 1.02 * flooded.most,
+        "{admitted} of {}",
+        flooded.most
+    );
+}
+
+#[test]
+fn a_redis_that_is_killed_and_started_again_fails_no_request() {
+    let mut redis = Redis::start();
+    let demos = [
+        replica(&redis.url(), POLICIES),
+        replica(&redis.url(), POLICIES),
+    ];
+    all_are(&demos, "the fleet is whole", false);
+    calmly(&demos, || {
+        redis.kill();
+        all_are(&demos, "the loss is said", true);
+        for demo in &demos {
+            assert!(troubles(demo, "connect") >= 1.0);
+        }
+        redis.run();
+        let started = Instant::now();
+        all_are(&demos, "the fleet is whole again", false);
+        eprintln!("whole again after {:?}", started.elapsed());
+    });
+    is_whole(&demos, "after-the-kill");
+}
+
+#[test]
+fn a_redis_that_is_frozen_fails_no_request_and_makes_few_wait() {
+    let redis = Redis::start();
+    let demos = [
+        replica(&redis.url(), POLICIES),
+        replica(&redis.url(), POLICIES),
+    ];
+    all_are(&demos, "the fleet is whole", false);
+    calmly(&demos, || {
+        redis.signal("STOP");
+        all_are(&demos, "the freeze is said", true);
+        let waited: Vec<_> = demos.iter().map(|demo| troubles(demo, "timeout")).collect();
+        // Callers that hold no lease: nobody asks about them any more.
+        for (demo, waited) in demos.iter().zip(waited) {
+            assert!(waited >= 1.0);
+            let before = demo.metric("callerid_requests_total", &[("class", "ok")]);
+            for caller in 0..30 {
+                assert_eq!(
+                    demo.get("/v1/prices/a", &format!("new-{caller}")).status,
+                    200
+                );
+            }
+            assert!(demo.metric("callerid_requests_total", &[("class", "ok")]) >= before + 30.0);
+        }
+        redis.signal("CONT");
+        let thawed = Instant::now();
+        all_are(&demos, "the fleet is whole again", false);
+        eprintln!("whole again after {:?}", thawed.elapsed());
+    });
+    is_whole(&demos, "after-the-freeze");
+}
+
+#[test]
+fn while_nobody_answers_each_has_its_share() {
+    let mut redis = Redis::start();
+    let policies = "[default]\nquota = \"1/h\"\nburst = 40\n";
+    let demos = [
+        replica(&redis.url(), policies),
+        replica(&redis.url(), policies),
+    ];
+    // Both have counted both, which they do once a second.
+    until("both are counted twice", || {
+        let stats = redis.say(&["INFO", "commandstats"]).join("\n");
+        let zcard = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_zcard:calls="))?;
+        let calls = zcard
+            .trim_start_matches("cmdstat_zcard:calls=")
+            .split(',')
+            .next()?;
+        (calls.parse::<u32>().ok()? >= 6).then_some(())
+    });
+    redis.kill();
+    all_are(&demos, "the loss is said", true);
+    for demo in &demos {
+        let statuses = (0..30).map(|_| demo.get("/v1/prices/a", "a").status);
+        assert_eq!(statuses.filter(|status| *status == 200).count(), 20);
+    }
+}
+
+#[test]
+fn on_failure_open_lets_in_and_closed_refuses() {
+    for (word, status) in [("open", 200), ("closed", 429)] {
+        let redis = Redis::reserved(&[]);
+        let policies = format!(
+            "[default]\nquota = \"1/h\"\nburst = 1\n[fleet]\nnamespace = \"x\"\non_failure = \"{word}\"\n"
+        );
+        let demo = replica(&redis.url(), &policies);
+        for _ in 0..3 {
+            assert_eq!(demo.get("/v1/prices/a", "a").status, status, "{word}");
+        }
+        assert_eq!(
+            demo.get("/healthz", "a").status,
+            200,
+            "a probe is never refused"
+        );
+    }
+}
+
+#[test]
+fn a_redis_that_is_not_there_at_the_start_is_said_and_found_later() {
+    let mut redis = Redis::reserved(&["--requirepass", "hunter2"]);
+    let url = format!("redis://:hunter2@127.0.0.1:{}", redis.port);
+    let mut command = demo();
+    command.args(["--listen", "127.0.0.1:0", "--no-traffic", "--redis", &url]);
+    let demo = Demo::ready(Running::start(&mut command));
+    let said = demo.running.logged("does not answer as it should").unwrap();
+    assert!(
+        said.contains("connect") && said.contains("local_share"),
+        "{said}"
+    );
+    assert!(degraded(&demo));
+    assert_eq!(demo.get("/v1/prices/a", "a").status, 200);
+    redis.run();
+    let found = demo
+        .running
+        .logged("the Redis of the fleet answers")
+        .unwrap();
+    all_are(std::slice::from_ref(&demo), "the fleet is whole", false);
+    for line in [said, found] {
+        assert!(
+            !line.contains("hunter2") && !line.contains(&redis.port.to_string()),
+            "{line}"
+        );
+    }
+    let page = demo.plain("/metrics").body;
+    assert!(!page.contains("hunter2"));
+}
+
+/// Takes connections and what comes over them, answers the greeting of a client, and nothing after `silent`.
+fn black_hole() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let mut buffer = [0; 4096];
+                while matches!(stream.read(&mut buffer), Ok(1..)) {}
+                let _ = stream.flush();
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn trap_19_a_redis_that_never_answers_delays_nobody() {
+    let demo = replica(&format!("redis://127.0.0.1:{}", black_hole()), POLICIES);
+    // The library's own defaults would take seconds for each; the deadline of a single answer is a minute.
+    for caller in 0..100 {
+        assert_eq!(
+            demo.get("/v1/prices/a", &format!("caller-{caller}")).status,
+            200
+        );
+    }
+    assert!(degraded(&demo));
+    // No request was ever made to wait: nothing but attempts to connect has failed, a few a second.
+    let attempts = troubles(&demo, "timeout") + troubles(&demo, "connect");
+    assert!(attempts < 100.0, "{attempts}");
+}

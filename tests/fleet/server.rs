@@ -1,0 +1,118 @@
+//! A Redis that a test starts, stops and misuses.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::programs::{Running, until};
+
+/// A server on a port of its own, which it gets again when it is started again.
+pub(crate) struct Redis {
+    pub(crate) port: u16,
+    folder: PathBuf,
+    more: Vec<String>,
+    running: Option<Running>,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let mut redis = Self::reserved(&[]);
+        redis.run();
+        redis
+    }
+
+    /// A port on which nothing listens yet.
+    pub(crate) fn reserved(more: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        let folder =
+            std::env::temp_dir().join(format!("callerid-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self {
+            port,
+            folder,
+            more: more.iter().map(|&arg| arg.to_owned()).collect(),
+            running: None,
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        let mut server = Command::new("redis-server");
+        server
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(&self.folder)
+            .args(&self.more)
+            .stdin(Stdio::null());
+        self.running = Some(Running::start(&mut server));
+        until("the Redis listens", || {
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        self.running.as_ref().unwrap().signal(name);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.running = None; // SIGKILL, and waited for
+    }
+
+    /// What the server says to a command: the text of its reply, one line for each element.
+    pub(crate) fn say(&self, words: &[&str]) -> Vec<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let mut command = format!("*{}\r\n", words.len());
+        for word in words {
+            write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
+        }
+        stream.write_all(command.as_bytes()).unwrap();
+        read(&mut BufReader::new(stream))
+    }
+
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.say(&["KEYS", "*"])
+    }
+
+    /// The keys of buckets.
+    pub(crate) fn buckets(&self) -> Vec<String> {
+        let keys = self.keys().into_iter();
+        keys.filter(|key| !key.ends_with(":replicas")).collect()
+    }
+}
+
+fn read(from: &mut impl BufRead) -> Vec<String> {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    let (kind, rest) = line.trim_end().split_at(1);
+    match kind {
+        "*" => {
+            let count: usize = rest.parse().unwrap();
+            (0..count).flat_map(|_| read(from)).collect()
+        }
+        "$" if rest == "-1" => Vec::new(),
+        "$" => {
+            let mut text = vec![0; rest.parse::<usize>().unwrap() + 2];
+            from.read_exact(&mut text).unwrap();
+            vec![String::from_utf8_lossy(&text[..text.len() - 2]).into_owned()]
+        }
+        _ => vec![rest.to_owned()],
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.running = None;
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
