@@ -11,6 +11,8 @@ use crate::middleware::CallerLayer;
 use crate::snapshot::Snapshot;
 use crate::upkeep::Upkeep;
 use crate::watch::Expectation;
+use crate::watch::blame::{Blame, Window};
+use crate::watch::report::Report;
 
 /// The callers of a service: one table, shared by every clone of this handle and of its layers.
 ///
@@ -174,6 +176,45 @@ impl Callers {
     /// Marks a change on the time line: a flag, a cache, a configuration, a deploy; a caller's or ours.
     pub fn pin(&self, pin: Pin) {
         self.upkeep.watch.pin(pin, self.upkeep.core.ticker.now());
+    }
+
+    /// Who and what explains a change of requests, errors or requests in flight between two windows. See [`Blame`] for
+    /// the arithmetic.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let callers = callerid::Callers::builder().identify(callerid::identify::header("x")).build()?;
+    /// let blame = callers.blame(Duration::from_secs(60)); // the last minute against the ten before
+    /// for culprit in blame.requests.culprits.iter().take(3) {
+    ///     println!("{} {:?} {:?}", culprit.caller, culprit.share, culprit.route);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn blame(&self, window: impl Into<Window>) -> Blame {
+        let upkeep = &self.upkeep;
+        let now = upkeep.core.ticker.now();
+        upkeep.roll(now);
+        upkeep.watch.blame(&upkeep.core, window.into(), now)
+    }
+
+    /// The report of a runaway, for the post-mortem: Markdown and JSON. Of the last 32 runaways; `None` for any other
+    /// id.
+    #[must_use]
+    pub fn report(&self, event_id: &str) -> Option<Report> {
+        self.upkeep.roll(self.upkeep.core.ticker.now());
+        self.upkeep.watch.report(&self.upkeep.core, event_id)
+    }
+
+    /// What was found, in a sentence: who, where, what, since which change, and what we changed ourselves. `None` for
+    /// an event that is no finding.
+    #[must_use]
+    pub fn in_words(&self, event: &Event) -> Option<String> {
+        let ours = crate::watch::blame::ours(&self.events());
+        let now = self.upkeep.core.ticker.now().as_secs_f64();
+        let finding = event.finding()?;
+        Some(crate::watch::words::in_words(finding, ours.as_ref(), now))
     }
 
     /// Announces that a caller will send up to `factor` times its usual load for a while: what it does then is said,

@@ -59,6 +59,12 @@ impl Line {
         self.0.push('"');
     }
 
+    /// Values that are JSON already.
+    pub(crate) fn array(&mut self, key: &str, values: impl Iterator<Item = String>) {
+        let values: Vec<_> = values.collect();
+        self.raw(key, &format!("[{}]", values.join(", ")));
+    }
+
     pub(crate) fn end(mut self) -> String {
         self.0.push('}');
         self.0

@@ -197,7 +197,7 @@ impl Finding {
         self.harm != Harm::None && !self.expected && self.acknowledged_by.is_none()
     }
 
-    fn write(&self, line: &mut Line) {
+    pub(crate) fn write(&self, line: &mut Line) {
         line.text("caller", self.caller.as_deref());
         line.text("provenance", self.provenance.map(Provenance::as_str));
         line.text("owner", self.owner.as_deref());

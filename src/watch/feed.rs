@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::past::{Done, Past};
 use crate::caller::{EXEMPT, INVALID, OTHER, Provenance, UNKNOWN};
 use crate::clock::Timestamp;
 use crate::detect::{CallerId, Load, Observed, RouteDelta, RouteId, Row as Kind};
@@ -46,13 +47,14 @@ struct Seen {
     in_other: Option<Box<Totals>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct SeenRoute {
     hash: RouteHash,
     route: RouteId,
     by_class: [u64; Class::COUNT],
     /// Nanoseconds.
     took: u64,
+    past: Past,
 }
 
 /// What one caller did since the last look.
@@ -166,6 +168,28 @@ impl Feed {
     pub(super) fn route(&self, route: RouteId) -> Option<Arc<str>> {
         let at = (route as usize).checked_sub(1)?;
         self.routes.names.get(at).cloned()
+    }
+
+    /// What the routes of a caller did in two spans of seconds.
+    pub(super) fn done(
+        &self,
+        entry: &Arc<Entry>,
+        before: (f64, f64),
+        after: (f64, f64),
+    ) -> Vec<(Option<Arc<str>>, Done, Done)> {
+        let slot = entry.watched.load(Ordering::Relaxed);
+        let seen = self.seen.get(slot as usize).filter(|seen| {
+            seen.entry
+                .as_ref()
+                .is_some_and(|own| Arc::ptr_eq(own, entry))
+        });
+        let routes = seen.map_or(&[][..], |seen| &seen.routes);
+        let done = routes.iter().map(|route| {
+            let before = route.past.within(before.0, before.1);
+            let after = route.past.within(after.0, after.1);
+            (self.route(route.route), before, after)
+        });
+        done.collect()
     }
 
     /// The detector's name for an entry.
@@ -352,7 +376,11 @@ impl Seen {
         deltas: &mut Vec<RouteDelta>,
         routes: &mut Routes,
     ) {
-        let before = self.routes.clone();
+        let before: Vec<_> = self
+            .routes
+            .iter()
+            .map(|seen| (seen.by_class, seen.took))
+            .collect();
         for route in &mut self.routes {
             (route.by_class, route.took) = ([0; Class::COUNT], 0);
         }
@@ -372,6 +400,7 @@ impl Seen {
                     route: routes.number(lane),
                     by_class: [0; Class::COUNT],
                     took: 0,
+                    past: Past::default(),
                 });
                 known
             });
@@ -382,19 +411,20 @@ impl Seen {
                 route.took = route.took.wrapping_add(lane.took());
             }
         }
-        for (place, now) in self.routes.iter().enumerate() {
+        for (place, now) in self.routes.iter_mut().enumerate() {
             let then = before.get(place);
             let mut delta = RouteDelta {
                 route: now.route,
                 ..RouteDelta::default()
             };
             for (class, count) in delta.by_class.iter_mut().enumerate() {
-                let then = then.map_or(0, |then| then.by_class[class]);
+                let then = then.map_or(0, |(by_class, _)| by_class[class]);
                 *count = small(now.by_class[class].saturating_sub(then));
             }
             if delta.by_class.iter().any(|&count| count > 0) {
-                let took = now.took.wrapping_sub(then.map_or(0, |then| then.took));
+                let took = now.took.wrapping_sub(then.map_or(0, |(_, took)| *took));
                 delta.service_time = took as f32 / 1e9;
+                now.past.count(self.flow.at.as_secs(), &delta);
                 deltas.push(delta);
             }
         }

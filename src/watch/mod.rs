@@ -1,16 +1,21 @@
 //! Detection on the live service: the table feeds the detector at every tick, and what it finds is said.
 
+pub(crate) mod blame;
 mod brake;
 mod feed;
 mod open;
+mod past;
+pub(crate) mod report;
 mod settings;
+pub(crate) mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use self::feed::Feed;
 pub(crate) use self::open::Expectation;
 use self::open::Open;
+use self::report::Record;
 pub(crate) use self::settings::Settings;
 use crate::clock::Timestamp;
 use crate::detect::{self, Detector, Tick};
@@ -35,6 +40,7 @@ struct Inner {
     /// Episodes and conditions that have not ended, by the detector's number.
     open: BTreeMap<u64, Open>,
     expected: Vec<Expectation>,
+    records: VecDeque<Record>,
     /// Whom a clamp has held for as long as it may, and until when it does not again.
     spared: Vec<(Arc<Entry>, Timestamp)>,
 }
@@ -162,6 +168,9 @@ impl Inner {
                 }
                 let id = log.fresh_id();
                 let open = Open::begin(log, id, found.kind, finding, entry, found.t);
+                if found.kind == Kind::RunawayStarted {
+                    self.record(core, open.entry.as_ref(), &open.said);
+                }
                 open.watch_paths(core);
                 open.count(core, true);
                 self.open.insert(found.id, open);
@@ -176,6 +185,7 @@ impl Inner {
                     open.say(log, found.kind, finding, found.t);
                     open.forget_paths(core);
                     brake::let_go(&mut open, log, core, now);
+                    self.close_record(core, &log.events(), &open.said.id);
                     open.count(core, false);
                 }
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callerid::events::{Harm, Kind, Pattern, Signal};
-use callerid::{Class, Provenance};
+use callerid::{Class, Provenance, Window};
 
 use crate::support::START;
 use crate::world::{Load, World};
@@ -183,4 +183,133 @@ fn who_runs_away_from_behind_the_full_table_is_found_by_name_and_gets_a_row() {
     let event = world.first(Kind::RunawayStarted);
     assert_eq!(event.caller(), Some(&*name));
     assert!(world.table.caller(&name).exported);
+}
+
+#[test]
+fn blame_adds_up_and_names_who_where_what_and_after_which_change() {
+    let mut world = World::new(|builder| builder.version("2.1"));
+    world.run(WARM);
+    world.table.callers.deployed("checkout", "v42");
+    world.loads.push(Load {
+        route: "/v1/orders",
+        status: 422,
+        ..Load::new("checkout", 60.0)
+    });
+    world.run(seconds(30));
+    let window = Window::last(seconds(20)).against(seconds(600));
+    let blame = world.table.callers.blame(window);
+    for rise in [&blame.requests, &blame.errors, &blame.in_flight] {
+        let shares = rise.culprits.iter().map(|culprit| culprit.share.unwrap());
+        let sum: f64 = shares.sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+        let parts: f64 = rise.culprits.iter().map(|c| c.after - c.before).sum();
+        assert!((parts - (rise.after - rise.before)).abs() < 1e-6);
+    }
+    for rise in [&blame.requests, &blame.errors] {
+        let first = &rise.culprits[0];
+        assert_eq!(first.caller, "checkout");
+        assert!(first.share.unwrap() > 0.9 && first.sure > 0.99, "{first:?}");
+        assert_eq!(first.owner.as_deref(), Some("Payments"));
+        assert_eq!(first.route.as_deref(), Some("GET /v1/orders"));
+        assert_eq!(first.class, Some(Class::Validation));
+        let pin = first.pin.as_ref().unwrap();
+        assert_eq!(pin.version.as_deref(), Some("v42"));
+    }
+    let calm = blame
+        .requests
+        .culprits
+        .iter()
+        .find(|c| c.caller == "search")
+        .unwrap();
+    assert!(
+        calm.share.unwrap().abs() < 0.1 && calm.sure < 0.9,
+        "{calm:?}"
+    );
+    assert!(
+        (blame.requests.before - 38.0).abs() < 3.0,
+        "{}",
+        blame.requests.before
+    );
+    assert_eq!(blame.ours.unwrap().what, "deploy 2.1 started");
+    // Ten minutes later it is the rule, and nothing rises.
+    world.run(seconds(1_300));
+    let later = world.table.callers.blame(window);
+    assert!(
+        later.requests.culprits.iter().all(|c| c.sure < 0.99),
+        "{:?}",
+        later.requests
+    );
+}
+
+#[test]
+fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_gone() {
+    let mut world = World::new(|builder| builder);
+    world.run(WARM);
+    let callers = world.table.callers.clone();
+    callers.deployed("checkout", "v42");
+    world.loads.push(Load {
+        route: "/v1/orders",
+        status: 422,
+        ..Load::new("checkout", 80.0)
+    });
+    // The others fail with it.
+    world.run(seconds(20));
+    let id = world.first(Kind::RunawayStarted).id.clone();
+    world.load("search").status = 503;
+    callers
+        .on_behalf_of("anna")
+        .clamp("checkout", "20/s", seconds(60))
+        .unwrap();
+    world.run(seconds(30));
+    let open = callers.report(&id).unwrap();
+    assert_eq!(open.said.1, None);
+    assert!(open.refused > 100, "{}", open.refused);
+    world.loads.pop();
+    world.load("search").status = 200;
+    world.run(seconds(90));
+    let report = callers.report(&id).unwrap();
+    assert!(report.said.1.is_some());
+    let hurt: Vec<_> = report.hurt.iter().map(|hurt| &*hurt.caller).collect();
+    assert_eq!(hurt, ["search"]);
+    assert!(
+        report.series.len() >= 60,
+        "ten minutes before: {}",
+        report.series.len()
+    );
+    let most = report
+        .series
+        .iter()
+        .max_by_key(|point| point.caller)
+        .unwrap();
+    assert!(
+        most.caller > 600 && most.total - most.caller < 500,
+        "{most:?}"
+    );
+    assert!(report.series.iter().any(|point| point.errors > 300));
+    let markdown = report.markdown();
+    for part in [
+        "# Runaway of checkout",
+        "Payments",
+        "payments-oncall",
+        "/v1/orders",
+        "checkout: deploy v42",
+        "anna changed what checkout may do: clamped to 20/s",
+        "| search |",
+    ] {
+        assert!(markdown.contains(part), "{part} is missing in\n{markdown}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!(json["finding"]["caller"], "checkout");
+    assert_eq!(json["hurt"][0]["caller"], "search");
+    assert!(json["timeline"].as_array().unwrap().len() >= 4);
+    world.run(seconds(7_200));
+    assert_eq!(callers.report(&id).unwrap(), report);
+    assert_eq!(callers.report("prices/7f3a/0"), None);
+    let words = callers
+        .in_words(&world.first(Kind::RunawayStarted))
+        .unwrap();
+    assert!(
+        words.starts_with("checkout (Payments, #payments-oncall), on GET /v1/orders: "),
+        "{words}"
+    );
 }
