@@ -86,7 +86,7 @@ impl Detector {
 
     pub(super) fn harm(&self, state: Option<&State>) -> Harm {
         let (own, pace) = state.map_or_else(Default::default, |s| (Own::of(s), s.pace));
-        let faults = self.service.others_faults(own.all, own.faults) - self.service.usual_faults();
+        let faults = self.service.excess_faults(own.all, own.faults);
         let slowdown = self.service.slowdown(&pace);
         if faults >= 0.02 || slowdown >= 2.0 {
             Harm::Harmed

@@ -139,7 +139,7 @@ impl Detector {
         self.world.grace = if self.clock < self.grace_until {
             3.0
         } else if self.clock < self.slow_until {
-            2.0
+            2.5
         } else {
             1.0
         };
@@ -171,9 +171,9 @@ impl Detector {
         state.pace.fade(dt);
         let mut by_class = [0.0_f32; Class::COUNT];
         for delta in seen.routes {
-            let usual = self.service.count(delta, learn);
-            state.pace.count(delta.took().min(20.0 * usual), usual);
-            state.shares.count(delta, learn);
+            let (took, usual) = self.service.count(delta, learn);
+            state.pace.count(took, usual);
+            state.shares.count(delta, took, learn);
             for (sum, &n) in by_class.iter_mut().zip(&delta.by_class) {
                 *sum += n as f32;
             }

@@ -48,6 +48,11 @@ impl Errors {
         self.recent.iter().sum()
     }
 
+    /// Requests of the past half hour.
+    pub(super) fn known(&self) -> f32 {
+        self.usual.iter().sum::<f32>() * MEMORY
+    }
+
     /// Requests per second of a class in the past.
     pub(super) fn usual(&self, class: Class) -> f32 {
         ratio(self.usual[class.index()], self.learned)

@@ -6,6 +6,10 @@
 //! requests take longer too, the reference grows as much: that is the service's fault.
 //!
 //! Evidence per tick is bounded: one very slow request, however slow, is not a runaway.
+//!
+//! A caller with few requests brings little evidence per second, however slow they are. So a second sum runs on
+//! the request clock: the share of requests that take ten times as long as usual on their route, against the
+//! share that the others and the caller's own past know.
 
 use super::episode::Alarm;
 use super::event::Signal;
@@ -15,6 +19,12 @@ use super::{WINDOW, World};
 /// The rise that the sum looks for.
 const FACTOR: f32 = 3.0;
 const THRESHOLD: f32 = 15.0;
+/// Of a caller whose requests have become slow, this share is, at least.
+const SLOW_SHARE: f32 = 0.4;
+/// However rare slow requests have been, they may be this frequent.
+const LEAST_SLOW: f32 = 3e-4;
+/// Seconds before anybody is named: where the service itself becomes slow, the others' answers show it by then.
+const RIPE: f32 = 5.0;
 /// The most that one tick is worth, in nats.
 const MOST_PER_TICK: f32 = 6.0;
 /// At least so many times what the whole service usually holds in flight must have been held in excess for a second.
@@ -32,6 +42,11 @@ pub(super) struct Hold {
     spread: [f32; 2],
     spread_pending: [f32; 2],
     evidence: f32,
+    /// Evidence on the request clock.
+    slow: f32,
+    /// Slow requests of the past half hour, and of this excursion.
+    slow_past: f32,
+    slow_now: u16,
     held: f32,
     elapsed: f32,
     level: [f32; 2],
@@ -84,23 +99,20 @@ impl Hold {
         // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
         let grain = self.grain().max(self.coarse).max(raw / MOST_PER_TICK);
         let gain = raw / grain;
-        let sum = self.evidence + gain;
-        if sum > 0.0 {
-            self.evidence = sum.min(4.0 * THRESHOLD);
+        self.evidence = (self.evidence + gain).clamp(0.0, 4.0 * THRESHOLD);
+        self.coarse = if self.evidence > 0.0 { grain } else { 0.0 };
+        if self.calm() {
+            self.held = 0.0;
+            self.elapsed = 0.0;
+            self.many = 0;
+        } else {
             self.held += busy;
             self.elapsed += dt;
-            self.coarse = grain;
             if in_flight > 0 {
                 self.many = self.many.max(u16::try_from(in_flight).unwrap_or(u16::MAX));
             } else if gain > 1.0 {
                 self.many = self.many.saturating_add(1);
             }
-        } else {
-            self.evidence = 0.0;
-            self.held = 0.0;
-            self.elapsed = 0.0;
-            self.many = 0;
-            self.coarse = 0.0;
         }
         self.window += busy;
         for (level, tau) in self.level.iter_mut().zip(SCALES) {
@@ -111,10 +123,37 @@ impl Hold {
         }
     }
 
+    /// Takes `n` completed requests, `slow` of them much slower than usual on their route; of the requests of
+    /// others, and of `own` in the past, the shares `others` were.
+    pub(super) fn weigh(&mut self, n: f32, slow: f32, own: f32, others: f32) {
+        let past = ratio(self.slow_past + 0.1, own + 100.0);
+        let p0 = past.max(2.0 * others).clamp(LEAST_SLOW, 0.3);
+        let q = SLOW_SHARE.max(1.3 * p0);
+        let gain = slow * (q / p0).ln() + (n - slow).max(0.0) * ((1.0 - q) / (1.0 - p0)).ln();
+        self.slow = (self.slow + gain).clamp(0.0, 2.0 * THRESHOLD);
+        self.slow_now = self.slow_now.saturating_add(slow as u16);
+    }
+
+    /// Whether there is evidence on the request clock: else fast requests change nothing.
+    pub(super) fn suspects(&self) -> bool {
+        self.slow > 0.0
+    }
+
+    /// Slow requests of the past half hour.
+    pub(super) fn slow_requests(&self) -> f32 {
+        self.slow_past + f32::from(self.slow_now)
+    }
+
+    fn calm(&self) -> bool {
+        self.evidence <= 0.0 && self.slow <= 0.0
+    }
+
     pub(super) fn settle(&mut self, alarmed: bool) {
         if alarmed {
             self.burst = [Height::default(); 2];
-        } else if self.evidence <= 0.0 {
+            self.slow_now = 0;
+        } else if self.calm() {
+            self.slow_past += f32::from(std::mem::take(&mut self.slow_now));
             for (peak, burst) in self.peak.iter_mut().zip(&mut self.burst) {
                 *peak = std::mem::take(burst).max(*peak);
             }
@@ -124,6 +163,7 @@ impl Hold {
     /// Closes a window; `age` is how many the caller has seen before.
     pub(super) fn roll(&mut self, alarmed: bool, age: u16) {
         let busy = std::mem::take(&mut self.window);
+        self.slow_past *= 1.0 - WINDOW / MEMORY;
         if alarmed {
             self.spread_pending = [0.0; 2];
             return;
@@ -134,7 +174,7 @@ impl Hold {
             self.spread_pending[1] += busy + self.previous;
         }
         self.previous = busy;
-        if self.evidence <= 0.0 {
+        if self.calm() {
             for (sum, pending) in self.spread.iter_mut().zip(&mut self.spread_pending) {
                 *sum = *sum * 0.9972 + std::mem::take(pending);
             }
@@ -155,7 +195,11 @@ impl Hold {
 
     /// The holding, if there is evidence enough.
     pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Alarm> {
-        if self.evidence + prior < THRESHOLD || self.many < if prior > 0.0 { 2 } else { 3 } {
+        let many = if prior > 0.0 { 2 } else { 3 };
+        if self.evidence.max(self.slow) + prior < THRESHOLD
+            || self.elapsed < RIPE
+            || self.many < many
+        {
             return None;
         }
         let usual = self.mean * growth.max(world.common).max(1.0) * world.slowdown;
@@ -170,6 +214,8 @@ impl Hold {
             .any(|(&level, peak)| level > 1.5 * peak.rate());
         if excess < enough
             || rate < LEAST_SHARE * world.concurrency.max(world.others_hold)
+            // Where the others together hold half as much more than usual, it is not this one's doing.
+            || rate < 2.0 * (world.others_hold - world.concurrency)
             || !over_peak
         {
             return None;
@@ -190,6 +236,8 @@ impl Hold {
 
     pub(super) fn reset(&mut self) {
         self.evidence = 0.0;
+        self.slow = 0.0;
+        self.slow_now = 0;
         self.held = 0.0;
         self.elapsed = 0.0;
         self.many = 0;
@@ -236,12 +284,41 @@ mod tests {
         hold.observe(600.0, 0, 0.25, &world(), 1.0);
         assert!(hold.holding(&world(), 1.0, 0.0).is_none());
         let mut hold = usual();
-        for _ in 0..4 {
+        for _ in 0..5 {
             hold.observe(20.0, 0, 0.25, &world(), 1.0);
             hold.observe(0.05, 0, 2.0, &world(), 1.0);
         }
         let found = hold.holding(&world(), 1.0, 0.0).unwrap();
         assert!(found.observed > 2.0 && found.baseline < 0.2);
+    }
+
+    /// A slow request every `gap` seconds and two fast ones between; the seconds until it is said.
+    fn delay(gap: u16, prior: f32, others: f32) -> Option<f32> {
+        let mut hold = usual();
+        (0..3000_u16).find_map(|tick| {
+            let slow = tick % (4 * gap) == 0;
+            let fast = tick % (2 * gap) == 1;
+            let n = f32::from(u8::from(slow || fast));
+            hold.observe(if slow { 20.0 } else { 0.05 * n }, 0, 0.25, &world(), 1.0);
+            if n > 0.0 {
+                hold.weigh(n, f32::from(u8::from(slow)), 500.0, others);
+            }
+            hold.settle(false);
+            hold.holding(&world(), 1.0, prior)
+                .map(|_| f32::from(tick) / 4.0)
+        })
+    }
+
+    #[test]
+    fn a_light_caller_needs_three_slow_requests_or_two_after_its_deploy() {
+        assert_eq!(delay(25, 0.0, 0.0), Some(50.0));
+        assert_eq!(delay(25, 6.0, 0.0), Some(25.0));
+        assert_eq!(delay(25, 0.0, 0.2), None);
+    }
+
+    #[test]
+    fn nobody_is_named_before_a_slow_service_would_show() {
+        assert!(delay(1, 0.0, 0.0).unwrap() >= RIPE - 0.25);
     }
 
     #[test]

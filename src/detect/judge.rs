@@ -3,7 +3,7 @@
 use super::detector::Detector;
 use super::episode::{Alarm, NOBODY};
 use super::event::{Event, Signal};
-use super::observe::Observed;
+use super::observe::{Observed, RouteDelta};
 use super::state::State;
 use super::{FIRST, WARM, World};
 use crate::outcome::{Class, Fault};
@@ -57,8 +57,19 @@ impl Detector {
                 }
             }
         }
-        let started = seen.started as f32;
+        let started = seen.fresh();
         state.errors.settle(state.alarmed());
+        let slow = seen
+            .routes
+            .iter()
+            .filter(|delta| self.service.is_slow(delta))
+            .count() as f32;
+        if slow > 0.0 || state.hold.suspects() {
+            let n = seen.routes.iter().map(RouteDelta::completed).sum();
+            let known = state.errors.known();
+            let others = self.service.others_slow(state.hold.slow_requests(), known);
+            state.hold.weigh(n, slow, known, others);
+        }
         // What a failing service makes callers repeat is not their doing.
         let demand = if failing {
             (started - faults).max(0.0)

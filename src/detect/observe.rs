@@ -77,7 +77,27 @@ pub struct Observed<'a> {
     pub routes: &'a [RouteDelta],
 }
 
+/// A log counts a request when it ends; one that took so many seconds says nothing about the demand of now.
+const STALE: f32 = 4.0;
+
 impl Observed<'_> {
+    /// Requests that entered now, as far as that is known.
+    pub(super) fn fresh(&self) -> f32 {
+        let started = self.started as f32;
+        let completed: f32 = self.routes.iter().map(RouteDelta::completed).sum();
+        if self.in_flight > 0 || completed != started {
+            return started;
+        }
+        let stale = |d: &&RouteDelta| d.took() >= STALE * d.completed();
+        let stale: f32 = self
+            .routes
+            .iter()
+            .filter(stale)
+            .map(RouteDelta::completed)
+            .sum();
+        started - stale
+    }
+
     /// [`Self::busy`], whatever was put there.
     pub(super) fn held(&self) -> f32 {
         sane(self.busy)

@@ -39,6 +39,8 @@ const WINSOR: f32 = 3.0;
 const ALLOWANCE: f32 = 0.08;
 /// so much more for a caller without a past.
 const NEWCOMER: f32 = 0.17;
+/// Where all callers rise, one may rise by this much more than the median.
+const UNLIKE: f32 = 1.5;
 const FANO_PRIOR: f32 = 3.0;
 const FANO_PRIOR_WEIGHT: f32 = 40.0;
 const FANO_MOST: f32 = 25.0;
@@ -47,7 +49,7 @@ const FANO_KEEP: f32 = 0.9972;
 
 /// Evidence in nats at which a rise is an alarm: one false alarm per caller and month, and some.
 pub(super) const THRESHOLD: f32 = 17.0;
-/// At least so many requests above expectation.
+/// At least so many requests above expectation, and up to thrice as many where bursts have hardly been seen yet.
 const LEAST_EXCESS: f32 = 20.0;
 /// At least the traffic of the whole service in so many seconds.
 const LEAST_SECONDS: f32 = 0.4;
@@ -126,7 +128,7 @@ impl Rate {
 
     /// The largest harmless rate.
     pub(super) fn reference(&self, world: &World) -> f32 {
-        let usual = world.common * self.mean;
+        let usual = unlike(world) * self.mean;
         // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
         let age = f32::from(self.age) * WINDOW;
         let allowance = ALLOWANCE + NEWCOMER * decay(age, 90.0);
@@ -225,8 +227,9 @@ impl Rate {
     /// of all traffic that it must be for an alarm.
     pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Alarm> {
         let expected = world.common * self.mean;
-        let seconds = LEAST_SECONDS + UNSEEN_SECONDS * SEEN / (SEEN + self.fano[1]);
-        let least = LEAST_EXCESS.max(seconds * world.total);
+        let unseen = SEEN / (SEEN + self.fano[1]);
+        let seconds = LEAST_SECONDS + UNSEEN_SECONDS * unseen;
+        let least = (LEAST_EXCESS * (1.0 + 2.0 * unseen)).max(seconds * world.total);
         (0..FACTORS.len())
             .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
             .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)
@@ -249,7 +252,7 @@ impl Rate {
         // What took long to become evident has done little, and must be more before it is said.
         let least = LEAST_SHARE + SLOW_SHARE * ((age - 20.0) / 70.0).clamp(0.0, 1.0);
         let over =
-            |i: usize, factor: f32| self.level[i] > factor * world.common * self.peak[i].rate();
+            |i: usize, factor: f32| self.level[i] > factor * unlike(world) * self.peak[i].rate();
         (0..SCALES.len())
             .filter(|&i| SCALES[i] >= age.min(64.0) / 4.0)
             .filter(|&i| {
@@ -289,6 +292,11 @@ impl Rate {
         self.peak = self.level.map(Height::of);
         self.end(false);
     }
+}
+
+/// By how much a caller may rise where everybody does: not everybody rises alike, and the median comes late.
+fn unlike(world: &World) -> f32 {
+    1.0 + UNLIKE * (world.common - 1.0)
 }
 
 #[cfg(test)]

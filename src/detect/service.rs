@@ -8,7 +8,11 @@ use crate::outcome::{Class, Fault};
 /// Routes beyond this many share the last place.
 const MOST_ROUTES: usize = 1024;
 /// Time constant of durations compared with their past, in seconds.
-const PACE: f32 = 8.0;
+pub(super) const PACE: f32 = 8.0;
+/// A request that takes this many times as long as usual on its route is slow,
+const SLOW: f32 = 10.0;
+/// if it takes so many seconds more.
+const SLOW_SECONDS: f32 = 1.0;
 /// A service that fails this share of the others' requests blames nobody for failures.
 const FAILING: f32 = 0.1;
 
@@ -29,6 +33,8 @@ pub(super) struct Service {
     sound: [f32; Class::COUNT],
     pace: Pace,
     busy: f32,
+    /// Slow requests of the past half hour; see [`Self::is_slow`].
+    slow: f32,
 }
 
 /// Seconds of request time, and what the same requests usually take.
@@ -64,18 +70,22 @@ impl Service {
         self.usual = self.usual.map(|n| n * usual);
         self.sound = self.sound.map(|n| n * recent);
         self.pace.fade(dt);
+        self.slow *= usual;
     }
 
-    /// Counts one route of one caller and returns how long its requests usually take in sum. A caller in
-    /// a runaway does not teach what is usual.
-    pub(super) fn count(&mut self, delta: &RouteDelta, learn: bool) -> f32 {
+    /// Counts one route of one caller and returns how long its requests took and usually take in sum. One
+    /// request that takes for ever says little about the pace. A caller in a runaway does not teach what is usual.
+    pub(super) fn count(&mut self, delta: &RouteDelta, learn: bool) -> (f32, f32) {
         let place = (delta.route as usize).min(MOST_ROUTES - 1);
         if self.routes.len() <= place {
             self.routes.resize(place + 1, Tally::default());
         }
+        if learn && self.is_slow(delta) {
+            self.slow += 1.0;
+        }
         let steady = self.slowdown(&Pace::default()) < 2.0;
         let Some(tally) = self.routes.get_mut(place) else {
-            return 0.0;
+            return (0.0, 0.0);
         };
         let n = delta.completed();
         let took = delta.took();
@@ -101,10 +111,30 @@ impl Service {
             tally.time += took.min(most) / MEMORY;
             tally.weight += n / MEMORY;
         }
-        // One request that takes for ever says little about the pace.
-        tally.pace.count(took.min(20.0 * usual), usual);
-        self.pace.count(took.min(20.0 * usual), usual);
-        usual
+        let took = took.min(20.0 * usual);
+        tally.pace.count(took, usual);
+        self.pace.count(took, usual);
+        (took, usual)
+    }
+
+    /// Whether one of a few requests took much longer than usual on the route.
+    pub(super) fn is_slow(&self, delta: &RouteDelta) -> bool {
+        let Some(tally) = self.tally(delta.route).filter(|t| t.weight * MEMORY > 10.0) else {
+            return false;
+        };
+        let each = ratio(tally.time, tally.weight);
+        let beyond = delta.took() - 3.0 * each * delta.completed();
+        beyond >= (SLOW * each).max(SLOW_SECONDS)
+    }
+
+    /// The share of slow requests among the others', given the caller's own past.
+    pub(super) fn others_slow(&self, own_slow: f32, own: f32) -> f32 {
+        let all = self.usual.iter().sum::<f32>() * MEMORY;
+        ratio((self.slow - own_slow).max(0.0), (all - own).max(100.0))
+    }
+
+    fn tally(&self, route: RouteId) -> Option<&Tally> {
+        self.routes.get((route as usize).min(MOST_ROUTES - 1))
     }
 
     /// The share of a class among the answers that others get on a route, given the caller's own recent
@@ -116,7 +146,7 @@ impl Service {
         own: (f32, f32),
         own_class: f32,
     ) -> f32 {
-        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+        let Some(tally) = self.tally(route) else {
             return 0.0;
         };
         let all: f32 = tally.recent.iter().sum();
@@ -142,9 +172,17 @@ impl Service {
         )
     }
 
-    /// The same in the past.
-    pub(super) fn usual_faults(&self) -> f32 {
-        ratio(faults(&self.usual), self.usual.iter().sum())
+    /// By how much that share is above its past; zero where it may be chance.
+    pub(super) fn excess_faults(&self, own_all: f32, own_faults: f32) -> f32 {
+        let usual = ratio(faults(&self.usual), self.usual.iter().sum());
+        let now = self.others_faults(own_all, own_faults);
+        let requests = (self.recent_all() - own_all).max(0.0) * RECENT;
+        let expected = usual * requests;
+        if (now - usual) * requests >= 3.0 + 3.0 * expected.sqrt() {
+            now - usual
+        } else {
+            0.0
+        }
     }
 
     /// Whether the service fails the others.
@@ -181,7 +219,7 @@ impl Service {
     /// The same on one route, given what the caller's own requests there took; 1 where hardly anybody
     /// else is.
     pub(super) fn slowdown_on(&self, route: RouteId, own_requests: f32, own_took: f32) -> f32 {
-        let Some(tally) = self.routes.get((route as usize).min(MOST_ROUTES - 1)) else {
+        let Some(tally) = self.tally(route) else {
             return 1.0;
         };
         let mean = ratio(tally.time, tally.weight);

@@ -5,12 +5,11 @@
 use super::errors::{MEMORY, RECENT};
 use super::math::{decay, ratio};
 use super::observe::{RouteDelta, RouteId};
+use super::service::PACE;
 use crate::outcome::{Class, Fault};
 
 /// Routes that are kept apart per caller. The lightest makes room for a new one.
 const SLOTS: usize = 6;
-/// Time constant of the durations, in seconds: longer, since slow requests are few.
-const BUSY: f32 = 16.0;
 /// A route that explains less than this much of the change is not named.
 const EXPLAINS: f32 = 0.6;
 
@@ -30,7 +29,7 @@ pub(super) struct Shares([Slot; SLOTS]);
 impl Shares {
     pub(super) fn fade(&mut self, dt: f32, learn: bool) {
         let recent = decay(dt, RECENT);
-        let busy = decay(dt, BUSY);
+        let busy = decay(dt, PACE);
         let usual = if learn { decay(dt, MEMORY) } else { 1.0 };
         for slot in &mut self.0 {
             slot.usual *= usual;
@@ -40,7 +39,8 @@ impl Shares {
         }
     }
 
-    pub(super) fn count(&mut self, delta: &RouteDelta, learn: bool) {
+    /// Counts one route, whose requests took `took` seconds as [`super::service::Service::count`] says it.
+    pub(super) fn count(&mut self, delta: &RouteDelta, took: f32, learn: bool) {
         let n = delta.completed();
         let key = delta.route.saturating_add(1);
         let weight = |s: &Slot| s.recent + s.usual;
@@ -68,7 +68,7 @@ impl Shares {
                 Fault::Service => slot.faults[1] += n as f32 / RECENT,
             }
         }
-        slot.busy += delta.took();
+        slot.busy += took;
     }
 
     /// The caller's own recent requests and faulty ones on a route, per second.
@@ -131,7 +131,7 @@ mod tests {
             ..RouteDelta::default()
         };
         delta.by_class[0] = n;
-        shares.count(&delta, learn);
+        shares.count(&delta, 0.0, learn);
     }
 
     #[test]

@@ -7,10 +7,9 @@ use crate::worlds::{Effect, World, between};
 
 pub(crate) fn loud() -> Vec<Situation> {
     let s = |name: &'static str, build, culprits| Situation {
-        name,
-        build,
         culprits,
         common: name.contains("crowd"),
+        ..Situation::new(name, build)
     };
     vec![
         s(
@@ -144,7 +143,7 @@ pub(crate) fn loud() -> Vec<Situation> {
                 extra(&mut w, 1, 3, Class::Ok, between(ONSET, ONSET + 400.0, 3.0));
                 w
             },
-            &[("client-1", ONSET, 20.0)],
+            &[("client-1", ONSET, 30.0)],
         ),
         s(
             "small service",
@@ -170,9 +169,8 @@ pub(crate) fn loud() -> Vec<Situation> {
             |seed| {
                 let mut w = plain(seed);
                 w.effects.push(Effect::Names {
-                    rate: 30.0,
-                    from: ONSET,
-                    to: ONSET + 300.0,
+                    rate: between(ONSET, ONSET + 300.0, 30.0),
+                    each: 1.0,
                 });
                 w
             },

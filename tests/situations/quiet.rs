@@ -7,9 +7,6 @@ use crate::worlds::{self, Effect, World};
 
 pub(crate) fn quiet() -> Vec<Situation> {
     let s = |name: &'static str, build| Situation {
-        name,
-        build,
-        culprits: &[],
         common: [
             "fails",
             "rejects",
@@ -20,6 +17,7 @@ pub(crate) fn quiet() -> Vec<Situation> {
         ]
         .iter()
         .any(|w| name.contains(w)),
+        ..Situation::new(name, build)
     };
     vec![
         s("ordinary life", plain),

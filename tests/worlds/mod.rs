@@ -13,7 +13,6 @@ use callerid::{Class, Timestamp};
 mod tick;
 
 use tick::feed;
-pub(crate) use tick::verdict;
 
 pub(crate) const TICK: f64 = 0.25;
 const ROUTES: usize = 14;
@@ -64,8 +63,18 @@ pub(crate) enum Effect {
     },
     /// Nothing arrives at all.
     Silence { from: f64, to: f64 },
-    /// Each request under a name never heard before.
-    Names { rate: f64, from: f64, to: f64 },
+    /// Names never heard before, so many a second, with so many requests each on average.
+    Names { rate: Shape, each: f64 },
+    /// Nothing ends between `from` and `to` but what times out.
+    Hang {
+        client: Option<usize>,
+        route: Option<u32>,
+        timeout: f64,
+        from: f64,
+        to: f64,
+    },
+    /// A client's durations are multiplied by a function of time.
+    Leak { client: usize, by: Shape },
 }
 
 pub(crate) struct World {
@@ -76,7 +85,17 @@ pub(crate) struct World {
     pub(crate) length: f64,
     /// Requests in flight at which durations have doubled.
     pub(crate) capacity: f64,
+    /// Clients beyond this many share a row.
+    pub(crate) places: usize,
+    /// When the service forgets everything.
+    pub(crate) restart: f64,
+    /// Requests of this client name nobody.
+    pub(crate) unnamed: Option<usize>,
 }
+
+/// The row of everybody who has none, and of those who are not named; clients come after.
+pub(crate) const OTHER: u32 = 0;
+pub(crate) const UNKNOWN: u32 = 1;
 
 struct Job {
     client: usize,
@@ -100,6 +119,7 @@ enum What {
 #[derive(Default)]
 struct Account {
     started: u32,
+    new_names: u32,
     in_flight: u32,
     busy: f64,
     routes: BTreeMap<u32, RouteDelta>,
@@ -145,6 +165,9 @@ impl World {
             deploys: Vec::new(),
             length,
             capacity: total * 0.3 + 4.0,
+            places: usize::MAX,
+            restart: f64::INFINITY,
+            unnamed: None,
         }
     }
 
@@ -170,6 +193,16 @@ impl World {
         routes[0].0
     }
 
+    fn row(&self, client: usize) -> u32 {
+        if self.unnamed == Some(client) {
+            UNKNOWN
+        } else if client >= self.places {
+            OTHER
+        } else {
+            client as u32 + 2
+        }
+    }
+
     fn silent(&self, t: f64) -> bool {
         self.effects
             .iter()
@@ -183,7 +216,9 @@ impl World {
         let mut key = 0u64;
         let nanos = |t: f64| (t.max(0.0) * 1e9) as u64;
         let mut accounts: BTreeMap<u32, Account> = BTreeMap::new();
-        let mut names: Vec<String> = self.clients.iter().map(|c| c.name.clone()).collect();
+        let mut names = vec!["__other__".to_owned(), "__unknown__".to_owned()];
+        names.extend(self.clients.iter().map(|c| c.name.clone()));
+        let mut known = self.clients.len();
         let mut detector = Detector::new();
         let mut events = Vec::new();
         let mut in_flight = 0u32;
@@ -225,16 +260,14 @@ impl World {
                 }
             }
             for e in 0..self.effects.len() {
-                let (client, route, forced, rate) = match &self.effects[e] {
+                let (client, route, forced, rate, each) = match &self.effects[e] {
                     Effect::Extra {
                         client,
                         route,
                         class,
                         rate,
-                    } => (*client, *route, Some(*class), rate(t)),
-                    Effect::Names { rate, from, to } if t >= *from && t < *to => {
-                        (usize::MAX, 0, None, *rate)
-                    }
+                    } => (*client, *route, Some(*class), rate(t), 1.0),
+                    Effect::Names { rate, each } => (usize::MAX, 0, None, rate(t), *each),
                     _ => continue,
                 };
                 if rate <= 0.0 {
@@ -246,9 +279,16 @@ impl World {
                     if at >= t + TICK {
                         break;
                     }
+                    let mut left = 0;
                     let client = if client == usize::MAX {
-                        names.push(format!("invented-{}", names.len()));
-                        names.len() - 1
+                        left = self.exp(each - 1.0) as u32;
+                        if known < self.places {
+                            names.push(format!("invented-{known}"));
+                        } else {
+                            accounts.entry(OTHER).or_default().new_names += 1;
+                        }
+                        known += 1;
+                        known - 1
                     } else {
                         client
                     };
@@ -258,9 +298,9 @@ impl World {
                             client,
                             route,
                             forced,
-                            left: 0,
+                            left,
                             tries: 0,
-                            visit: false,
+                            visit: left > 0,
                         },
                     ));
                 }
@@ -311,7 +351,7 @@ impl World {
                         }
                         let (class, took, again) = self.serve(&job, at, in_flight);
                         in_flight += 1;
-                        let account = accounts.entry(job.client as u32).or_default();
+                        let account = accounts.entry(self.row(job.client)).or_default();
                         account.in_flight += 1;
                         if live {
                             account.started += 1;
@@ -322,7 +362,7 @@ impl World {
                         things.insert(
                             key,
                             What::End {
-                                slot: job.client as u32,
+                                slot: self.row(job.client),
                                 route: job.route,
                                 class,
                                 took,
@@ -337,9 +377,13 @@ impl World {
                                 },
                             ))
                         } else if job.visit && job.left > 0 {
-                            let pause = self.clients[job.client].pause;
+                            let client = self.clients.get(job.client);
+                            let pause = client.map_or(1.0, |c| c.pause);
+                            let route = match client {
+                                Some(_) => self.pick(job.client),
+                                None => job.route,
+                            };
                             let pause = pause * (0.8 * self.normal()).exp();
-                            let route = self.pick(job.client);
                             Some((
                                 at + took + pause,
                                 Job {
@@ -360,10 +404,17 @@ impl World {
                     }
                 }
             }
+            if (t..t + TICK).contains(&self.restart) {
+                detector = Detector::new();
+            }
             t += TICK;
             while deploys.first().is_some_and(|d| d.0 <= t) {
                 let (at, client, version) = deploys.remove(0);
-                detector.deployed(&names[client], version, Timestamp::from_nanos(nanos(at)));
+                detector.deployed(
+                    &names[client + 2],
+                    version,
+                    Timestamp::from_nanos(nanos(at)),
+                );
             }
             feed(
                 &mut detector,
@@ -376,6 +427,7 @@ impl World {
             );
             accounts.retain(|_, a| {
                 a.started = 0;
+                a.new_names = 0;
                 a.routes.clear();
                 a.busy = if live {
                     f64::from(a.in_flight) * TICK
@@ -414,6 +466,24 @@ impl World {
                     && route.is_none_or(|r| r == job.route) =>
                 {
                     took *= by;
+                }
+                Effect::Leak { client, by } if *client == job.client => took *= by(t),
+                Effect::Hang {
+                    client,
+                    route,
+                    timeout,
+                    from,
+                    to,
+                } if t >= *from
+                    && t < *to
+                    && client.is_none_or(|c| c == job.client)
+                    && route.is_none_or(|r| r == job.route) =>
+                {
+                    took += *to - t;
+                    if took > *timeout {
+                        took = *timeout;
+                        class = Class::Timeout;
+                    }
                 }
                 Effect::Spoil {
                     client,

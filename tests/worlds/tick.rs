@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use callerid::detect::{CallerId, Detector, Event, Kind, Load, Observed, RouteDelta, Row, Tick};
+use callerid::detect::{CallerId, Detector, Event, Load, Observed, RouteDelta, Row, Tick};
 use callerid::{Provenance, Timestamp};
 
-use super::Account;
+use super::{Account, OTHER, UNKNOWN};
 
 pub(super) fn feed(
     detector: &mut Detector,
@@ -31,9 +31,13 @@ pub(super) fn feed(
             },
             name: &names[slot as usize],
             provenance: Provenance::Verified,
-            row: Row::Caller,
+            row: match slot {
+                OTHER => Row::Other,
+                UNKNOWN => Row::Unknown,
+                _ => Row::Caller,
+            },
             started: a.started,
-            new_names: 0,
+            new_names: a.new_names,
             in_flight: if live { a.in_flight } else { 0 },
             busy: a.busy.max(0.0) as f32,
             routes,
@@ -51,33 +55,4 @@ pub(super) fn feed(
         },
         events,
     );
-}
-
-/// Who was named first at or after `from`, in seconds from there, and everybody else who was named.
-pub(crate) fn verdict(
-    events: &[Event],
-    who: &str,
-    from: f64,
-    to: f64,
-) -> (Option<f64>, Vec<String>) {
-    let started = || {
-        events
-            .iter()
-            .filter(|e| e.kind == Kind::RunawayStarted && e.t >= 600.0)
-    };
-    let found = started()
-        .find(|e| e.caller.as_deref() == Some(who) && e.t >= from && e.t <= to)
-        .map(|e| e.t - from);
-    let others = started()
-        .filter(|e| e.caller.as_deref() != Some(who) || e.t < from || e.t > to + 60.0)
-        .map(|e| {
-            format!(
-                "{} {:?} at {:.1}",
-                e.caller.as_deref().unwrap_or("?"),
-                e.signal,
-                e.t
-            )
-        })
-        .collect();
-    (found, others)
 }
