@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 
 pub(crate) const USAGE: &str = "\
-usage: demo [--listen ADDR] [--no-traffic] [--claimed] [--config FILE] [--redis URL]
+usage: demo [--listen ADDR] [--no-traffic] [--claimed] [--config FILE] [--redis URL] [--state FILE]
 
   --listen ADDR  where to listen; default 127.0.0.1:3000, port 0 picks a free one
   --no-traffic   serve only, without the simulated callers
   --claimed      the header x-client-id is only a claim, as without a gateway in front
   --config FILE  policies, as in callerid.toml
-  --redis URL    where replicas share quotas; then every quota is counted over all of them, unless it says otherwise";
+  --redis URL    where replicas share quotas; then every quota is counted over all of them, unless it says otherwise
+  --state FILE   where incidents, pins and clamps are kept over a restart";
 
 /// What to do.
 #[derive(PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(crate) struct Args {
     pub(crate) claimed: bool,
     pub(crate) config: Option<OsString>,
     pub(crate) redis: Option<String>,
+    pub(crate) state: Option<OsString>,
 }
 
 impl Args {
@@ -36,6 +38,7 @@ impl Args {
             claimed: false,
             config: None,
             redis: None,
+            state: None,
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
@@ -56,6 +59,7 @@ impl Args {
                     parsed.listen = address(value(flag, &inline).unwrap_or_default())?
                 }
                 ("--config", _) => parsed.config = Some(value(flag, &inline)?.into()),
+                ("--state", _) => parsed.state = Some(value(flag, &inline)?.into()),
                 ("--redis", _) => parsed.redis = Some(value(flag, &inline)?),
                 ("--no-traffic", None) => parsed.no_traffic = true,
                 ("--claimed", None) => parsed.claimed = true,

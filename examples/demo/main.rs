@@ -22,7 +22,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use callerid::dashboard::Access;
-use callerid::{Callers, Fleet, LATENCY_BUCKETS, Scope, identify};
+use callerid::{Account, Callers, Fleet, LATENCY_BUCKETS, Scope, identify};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,7 +73,17 @@ async fn run(args: Args) -> Result<(), Error> {
             .fleet(Fleet::new("demo").redis(redis))
             .scope(Scope::Fleet);
     }
+    if let Some(file) = args.state {
+        builder = builder.state_file(file);
+    }
+    if !(args.no_traffic || args.claimed) {
+        for (name, owner, contact) in traffic::ROSTER {
+            builder = builder.caller(Account::new(name).owner(owner).contact(contact));
+        }
+    }
     let callers = builder
+        .service("prices-demo")
+        .version(env!("CARGO_PKG_VERSION"))
         .identify(if args.claimed { id } else { id.verified() })
         // Feature `axum` does both by itself; this way the demo runs without naming a feature.
         .route(|head| head.extensions().get().map(MatchedPath::as_str))

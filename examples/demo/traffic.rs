@@ -26,25 +26,25 @@ const SKUS: u32 = 40;
 
 /// What happens, and until which second of the story.
 const STORY: [(u64, &str, Act); 7] = [
-    (20, "A calm day.", Act::Calm),
+    (75, "A calm day.", Act::Calm),
     (
-        45,
-        "Wednesday: a buggy feature of checkout calls /v1/orders in every situation.",
+        135,
+        "Wednesday: a buggy feature of checkout, deployed as 4.2.0, calls /v1/orders in every situation.",
         Act::EveryOrder,
     ),
-    (65, "The feature is switched off.", Act::Calm),
+    (155, "The feature is switched off.", Act::Calm),
     (
-        80,
+        180,
         "It is redeployed by accident, and happens again.",
         Act::EveryOrder,
     ),
-    (100, "Calm.", Act::Calm),
+    (205, "Calm.", Act::Calm),
     (
-        130,
+        235,
         "Monday: checkout's cache evicts every price.",
         Act::LostCache,
     ),
-    (150, "Calm.", Act::Calm),
+    (255, "Calm.", Act::Calm),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,13 @@ enum Call {
 }
 
 const CHECKOUT: &str = "checkout";
+
+/// Whom to call about some of the teams.
+pub(crate) const ROSTER: [(&str, &str, &str); 3] = [
+    (CHECKOUT, "Payments", "#payments-oncall"),
+    ("search", "Discovery", "#search-oncall"),
+    ("mobile-bff", "Apps", "+1 555 0100"),
+];
 
 const TEAMS: [Team; 10] = [
     Team {
@@ -187,13 +194,20 @@ async fn repeat(sender: Sender, began: Instant, rate: f64, call: Call, during: O
         let earliest = Instant::now().checked_sub(Duration::from_secs(1));
         due = (due + Duration::from_secs_f64(wait)).max(earliest.unwrap_or(due));
         sleep_until(due).await;
-        if during.is_some_and(|act| act != now_playing(began).0) {
+        let (act, _) = now_playing(began);
+        if during.is_some_and(|during| during != act) {
             sleep(Duration::from_millis(200)).await;
             due = Instant::now();
             continue;
         }
-        sender.clone().send(call);
+        sender.clone().send(call, act);
     }
+}
+
+/// As a client that is traced sends it.
+fn traceparent() -> String {
+    let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
+    format!("00-{trace:032x}-{span:016x}-01")
 }
 
 #[derive(Clone)]
@@ -206,25 +220,35 @@ struct Sender {
 
 impl Sender {
     /// Sends without waiting for the answer; a client whose requests pile up sends less.
-    fn send(self, call: Call) {
+    fn send(self, call: Call, act: Act) {
         let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else {
             return;
         };
         tokio::spawn(async move {
-            if let Err(error) = self.exchange(call).await {
+            if let Err(error) = self.exchange(call, act).await {
                 tracing::debug!("a simulated client: {error}");
             }
             drop(permit);
         });
     }
 
-    async fn exchange(&self, call: Call) -> Result<(), crate::Error> {
+    /// The program of the team, whose version tells of a deploy.
+    fn agent(&self, act: Act) -> String {
+        let name = self.name.unwrap_or("curl");
+        match (name, act) {
+            (CHECKOUT, Act::EveryOrder) => format!("{name}/4.2.0"),
+            _ => format!("{name}/4.1.7"),
+        }
+    }
+
+    async fn exchange(&self, call: Call, act: Act) -> Result<(), crate::Error> {
         let (method, path, body) = call.request();
         let uri: Uri = format!("http://{}{path}", self.address).parse()?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
-            .header("user-agent", "demo-crowd/1.0");
+            .header("user-agent", self.agent(act))
+            .header("traceparent", traceparent());
         if let Some(name) = self.name {
             request = request.header("x-client-id", name);
         }

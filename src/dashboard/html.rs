@@ -30,6 +30,13 @@ pub(super) fn utc(seconds: f64) -> String {
     })
 }
 
+/// A time for people: `2026-11-22 19:30 UTC`.
+pub(super) fn time(seconds: f64) -> String {
+    let exact = utc(seconds);
+    let shown = exact.get(..16).unwrap_or_default().replace('T', " ");
+    format!("<time datetime=\"{exact}\">{shown} UTC</time>")
+}
+
 /// A page of its own. Both are HTML already.
 pub(super) fn document(title: &str, body: &str) -> String {
     format!(

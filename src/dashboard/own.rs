@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::access::Own;
 use super::answer::Problem;
-use super::html::{escape, utc};
+use super::html::{escape, time};
 use crate::caller::Provenance;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
@@ -184,7 +184,7 @@ pub(super) fn page(usage: &Value) -> String {
     for incident in usage["incidents"].as_array().into_iter().flatten() {
         let eta = incident["eta"].as_f64().map_or_else(
             || "no estimate yet".to_owned(),
-            |eta| format!("expected to be over {}", utc(eta)),
+            |eta| format!("expected to be over: {}", time(eta)),
         );
         let _ = write!(
             incidents,

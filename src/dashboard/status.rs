@@ -6,7 +6,7 @@ use http::Response;
 use serde_json::{Value, json as object};
 
 use super::answer::{Body, HTML, Problem, fresh, json};
-use super::html::{document, escape, utc};
+use super::html::{document, escape, time, utc};
 use crate::incidents::{Impact, Incident};
 
 /// Resolved incidents on the page.
@@ -118,7 +118,7 @@ impl Status {
              <section><h2>Past incidents</h2>{past}</section>\
              <p class=\"hint\"><a href=\"summary.json\">summary.json</a></p>",
             self.sentence(),
-            utc(self.now),
+            time(self.now),
             open_section = if open.is_empty() {
                 String::new()
             } else {
@@ -161,11 +161,11 @@ fn article(incident: &Incident) -> String {
             escape(&incident.name),
             incident.state.as_str(),
             incident.impact.as_str(),
-            utc(incident.created_at),
+            time(incident.created_at),
         )?;
         if incident.is_open() {
             match incident.eta {
-                Some(eta) => write!(text, " · <b>expected to be over: {}</b>", utc(eta))?,
+                Some(eta) => write!(text, " · <b>expected to be over: {}</b>", time(eta))?,
                 None => text.push_str(" · no estimate yet"),
             }
         }
@@ -175,7 +175,7 @@ fn article(incident: &Incident) -> String {
         }
         text.push_str("<ul>");
         for update in incident.updates.iter().rev() {
-            let (t, state) = (utc(update.t), update.state.as_str());
+            let (t, state) = (time(update.t), update.state.as_str());
             write!(text, "<li>{t} · {state} · {}</li>", escape(&update.body))?;
         }
         text.push_str("</ul></article>");

@@ -3,22 +3,24 @@
 import { byId, clock, copy, el, number, percent, ago, say, setText, when } from "./dom.js";
 import { getText, post } from "./api.js";
 import { Proof } from "./chart.js";
-import { changeText } from "./table.js";
 
 const HARM = { none: "Nobody else suffers so far", at_risk: "The others are at risk", harmed: "The others are suffering" };
 
 /** What is drawn on the chart: bands of runaways and incidents, lines of pins. */
 export function happened(latest) {
-  const bands = [];
+  const bands = new Map();
   const pins = [];
   const ends = new Map();
   for (const event of latest.events) if (event.kind.endsWith("_ended")) ends.set(event.id, event.t);
-  const seen = new Set();
+  const onsets = [];
   for (const event of latest.events) {
-    if (event.kind.startsWith("runaway_") && !seen.has(event.id)) {
-      seen.add(event.id);
-      bands.push({ from: event.since, to: ends.get(event.id) ?? latest.at, alarm: true });
-      pins.push({ t: event.since, text: `${event.caller || "nobody"}: ${event.signal}`, alarm: true });
+    if (event.kind.startsWith("runaway_")) {
+      bands.set(event.id, { from: event.since, to: ends.get(event.id) ?? latest.at, alarm: true });
+      const together = (onset) => onset.caller === event.caller && Math.abs(onset.t - event.since) < 30;
+      let onset = onsets.find(together);
+      if (!onset) onsets.push((onset = { t: event.since, caller: event.caller, signals: new Set() }));
+      onset.t = Math.min(onset.t, event.since);
+      onset.signals.add(event.signal);
     } else if (event.kind === "pin" || (event.kind === "ours" && event.pin)) {
       pins.push({ t: event.at ?? event.t, text: `${event.caller || "ours"}: ${[event.pin, event.version, event.text].filter(Boolean).join(" ")}` });
     } else if (event.kind === "policy") {
@@ -28,13 +30,18 @@ export function happened(latest) {
   for (const incident of latest.incidents) {
     pins.push({ t: incident.created_at, text: `incident: ${incident.name}`, warn: true });
   }
-  return { bands, pins };
+  for (const { t, caller, signals } of onsets) {
+    pins.push({ t, text: `${caller || "nobody"}: ${[...signals].join(", ")}`, alarm: true });
+  }
+  return { bands: [...bands.values()], pins };
 }
 
-function what(event) {
+function what(event, row) {
+  const rate = row ? row.rate : event.observed;
+  const factor = event.baseline ? rate / event.baseline : null;
   const share = event.share_of_rise === null ? null : `${percent(event.share_of_rise)} of the rise`;
   const words = {
-    rate: `${number(event.observed)} requests/s instead of ${number(event.baseline)}${event.factor ? ` (× ${number(event.factor)})` : ""}`,
+    rate: `${number(rate)} requests/s instead of ${number(event.baseline)}${factor ? ` (× ${number(factor)})` : ""}`,
     errors: `${percent(event.observed)} of its requests fail with ${event.class || "errors"}, usually ${percent(event.baseline)}`,
     in_flight: `${number(event.observed)} requests in flight instead of ${number(event.baseline)}: few, and each very slow`,
     names: `${number(event.observed)} new names a second instead of ${number(event.baseline)}`,
@@ -44,19 +51,25 @@ function what(event) {
   return [words[event.signal] || event.signal, share, fails, pattern].filter(Boolean).join(" · ");
 }
 
+/** The signals of one caller, the plainest first. */
+const ORDER = ["rate", "errors", "in_flight", "names"];
+const plainest = (a, b) => ORDER.indexOf(a.signal) - ORDER.indexOf(b.signal) || a.since - b.since;
+
+const first = (events, read) => events.map(read).find((value) => value !== null && value !== undefined && value !== "");
+
+/** What is wrong with one caller, in all its signals. */
 class Banner {
   constructor(event, brake, pick) {
-    this.id = event.id;
     const name = event.caller || "Nobody in particular";
     this.title = el("h2", {}, event.caller ? el("button", { type: "button", class: "name", click: () => pick(event.caller) }, name) : name);
     this.person = el("p", { class: "call" });
     this.facts = el("dl");
     this.plot = el("div", { class: "plot", role: "img" });
-    const key = (kind, text) => el("li", { class: kind }, el("i", { "aria-hidden": "true" }), text);
-    this.keys = el("ul", { class: "keys" });
-    this.keys.append(key("k-total", "everybody"), key("k-suspect", name), key("k-errors", event.class && event.class !== "ok" ? `its ${event.class}` : "its errors"), key("k-without", `everybody without ${name}`));
     this.tools = el("div", { class: "choices" });
-    this.article = el("article", { class: "banner" }, el("div", { class: "words" }, this.title, this.person, this.facts, this.tools), event.caller ? el("div", { class: "proof" }, this.keys, this.plot) : null);
+    this.errorsKey = document.createTextNode("its errors");
+    const key = (kind, text) => el("li", { class: kind }, el("i", { "aria-hidden": "true" }), text);
+    const keys = el("ul", { class: "keys" }, key("k-total", "everybody"), key("k-suspect", name), key("k-errors", this.errorsKey), key("k-without", `everybody without ${name}`));
+    this.article = el("article", { class: "banner" }, el("div", { class: "words" }, this.title, this.person, this.facts, this.tools), event.caller ? el("div", { class: "proof" }, keys, this.plot) : null);
     this.proof = event.caller ? new Proof(this.plot) : null;
     this.brake = brake;
     this.lines = new Map();
@@ -73,31 +86,40 @@ class Banner {
     for (const part of pair) part.hidden = !text;
   }
 
-  draw(event, latest, you) {
-    const harmed = event.harm || "none";
-    this.article.dataset.harm = harmed;
-    const call = [event.owner, event.contact].filter(Boolean).join(" · ");
-    setText(this.person, call ? `Call ${call}` : event.caller ? `Nobody is named for it: add an owner and a contact to [caller.${event.caller}]` : "Nobody is to blame: the service itself, or everybody");
-    this.line("what", what(event));
-    this.line("where", event.route || "all routes");
-    this.line("since", `${clock(event.since)}, ${ago(latest.at - event.since)} ago`);
-    this.line("deploy", event.deploy ? `${event.deploy.version}, ${ago(event.since - event.deploy.t)} before it began` : "none of this caller is known");
-    this.line("ours", oursText(latest, event.since));
-    this.line("harm", HARM[harmed] || harmed);
-    this.line("known", [event.expected ? "it was announced" : null, event.acknowledged_by ? `${event.acknowledged_by} has it in hand` : null].filter(Boolean).join(", "));
-    const state = JSON.stringify([you?.operate, latest.braked[event.caller] || null, event.acknowledged_by]);
+  draw(events, latest, you, offered) {
+    const { caller } = events[0];
+    const harms = Object.keys(HARM);
+    const harm = harms[Math.max(...events.map((event) => harms.indexOf(event.harm || "none")))] || "none";
+    const { since } = events[0];
+    const deploy = first(events, (event) => event.deploy);
+    const row = latest.callers.find((of) => of.caller === caller);
+    this.article.dataset.harm = harm;
+    const call = [first(events, (event) => event.owner), first(events, (event) => event.contact)].filter(Boolean).join(" · ");
+    setText(this.person, call ? `Call ${call}` : caller ? `Nobody is named for it: give [caller.${toml(caller)}] an owner and a contact` : "Nobody is to blame: the service itself, or everybody");
+    this.line("what", events.map((event) => what(event, row)).join("; "));
+    this.line("where", caller ? [...new Set(events.map((event) => event.route).filter(Boolean))].join(", ") || "no single route" : "");
+    this.line("since", `${clock(since)}, ${ago(latest.at - since)} ago`);
+    this.line("deploy", !caller ? "" : deploy ? `${deploy.version}, ${since - deploy.t < 2 ? "just" : ago(since - deploy.t)} before it began` : "none of this caller is known");
+    this.line("ours", oursText(latest, since));
+    this.line("harm", HARM[harm]);
+    const taken = first(events, (event) => event.acknowledged_by);
+    this.line("known", [events.some((event) => event.expected) ? "it was announced" : null, taken ? `${taken} has it in hand` : null].filter(Boolean).join(", "));
+    const state = JSON.stringify([you?.operate, latest.braked[caller] || null, events.map((event) => [event.id, event.acknowledged_by])]);
     if (state !== this.state) {
       this.state = state;
-      const report = el("button", { type: "button", click: () => this.report() }, "Copy the report");
-      this.tools.replaceChildren(report, ...(event.caller ? this.brake.buttons(event.caller, event) : []));
+      const report = el("button", { type: "button", click: () => this.report(events) }, "Copy the report");
+      this.tools.replaceChildren(report, ...(caller ? this.brake.buttons(caller, events) : []));
     }
-    this.plot.setAttribute("aria-label", `Everybody, ${event.caller}, its errors, and everybody without ${event.caller}, over time`);
-    this.proof?.draw(latest.chart, event, happened(latest));
+    if (!this.proof) return;
+    const failing = first(events, (event) => (event.class === "ok" ? null : event.class));
+    setText(this.errorsKey, failing ? `its ${failing}` : "its errors");
+    this.plot.setAttribute("aria-label", `Everybody, ${caller}, its errors, and everybody without ${caller}, over time`);
+    this.proof.draw(latest.chart, caller, happened(latest), offered, latest.since);
   }
 
-  async report() {
+  async report(events) {
     try {
-      await copy(await getText(`v1/report?id=${encodeURIComponent(this.id)}`));
+      await copy(await getText(`v1/report?id=${encodeURIComponent(events[0].id)}`));
     } catch (problem) {
       say(problem.message);
     }
@@ -110,13 +132,13 @@ class Banner {
 }
 
 function oursText(latest, since) {
-  const own = latest.events.filter((event) => event.kind === "ours" && event.t <= since + 5 && event.t >= since - 7200);
-  if (!own.length) return `no change of ours since ${when(Math.max(latest.since, since - 7200))}`;
+  const own = latest.events.filter((event) => event.kind === "ours" && event.t <= since + 5);
   const last = own[own.length - 1];
-  return `our last change before it: ${[last.pin, last.version, last.text].filter(Boolean).join(" ")} at ${when(last.t)}`;
+  if (!last) return `no change of ours since ${when(latest.since)}`;
+  return `no change of ours since ${when(last.t)} (${[last.pin, last.version, last.text].filter(Boolean).join(" ")})`;
 }
 
-/** One banner for each open episode. */
+/** One banner for each caller that has an open episode. */
 export class Banners {
   constructor(brake, pick) {
     this.brake = brake;
@@ -124,23 +146,26 @@ export class Banners {
     this.shown = new Map();
   }
 
-  draw(latest, you) {
+  draw(latest, you, offered) {
     const place = byId("banners");
-    const open = new Set();
+    const open = new Map();
     for (const event of latest.episodes) {
-      open.add(event.id);
-      let banner = this.shown.get(event.id);
+      const key = event.caller || event.id;
+      open.set(key, [...(open.get(key) || []), event]);
+    }
+    for (const [key, events] of open) {
+      let banner = this.shown.get(key);
       if (!banner) {
-        banner = new Banner(event, this.brake, this.pick);
-        this.shown.set(event.id, banner);
+        banner = new Banner(events[0], this.brake, this.pick);
+        this.shown.set(key, banner);
         place.append(banner.article);
       }
-      banner.draw(event, latest, you);
+      banner.draw(events.sort(plainest), latest, you, offered);
     }
-    for (const [id, banner] of this.shown) {
-      if (!open.has(id)) {
+    for (const [key, banner] of this.shown) {
+      if (!open.has(key)) {
         banner.end();
-        this.shown.delete(id);
+        this.shown.delete(key);
       }
     }
   }
@@ -158,7 +183,7 @@ export class Brake {
     byId("dialog").addEventListener("click", (event) => event.target === byId("dialog") && byId("dialog").close());
   }
 
-  buttons(name, event) {
+  buttons(name, events) {
     if (!this.you()?.operate || name.startsWith("__")) return [];
     const held = this.latest()?.braked[name];
     const button = (text, kind, action) => el("button", { type: "button", class: kind, click: action }, text);
@@ -166,7 +191,8 @@ export class Brake {
       ? [button(`Release (${held})`, "act", () => this.release(name))]
       : [button("Clamp …", "act", () => this.clamp(name)), button("Block …", "danger", () => this.block(name))];
     buttons.push(button("Expected …", "", () => this.expect(name)));
-    if (event && !event.acknowledged_by) buttons.push(button("I have it", "", () => this.send("v1/do/ack", { id: event.id })));
+    const free = events.filter((event) => !event.acknowledged_by);
+    if (free.length) buttons.push(button("I have it", "", () => free.forEach((event) => this.send("v1/do/ack", { id: event.id }))));
     return buttons;
   }
 

@@ -27,10 +27,9 @@ export function colour(name, suspects) {
   return (dark.matches ? DARK : LIGHT)[taken.get(name)];
 }
 
-/** What was let in, or all that came. */
-function curve(of, offered) {
-  if (offered) return of.offered;
-  return of.offered.map((value, at) => Math.max(0, value - of.refused[at]));
+/** What was let in, or all that came; nothing is known of the time before the service began. */
+function curve(of, offered, t, since) {
+  return of.offered.map((value, at) => (t[at] < since - 1 ? null : offered ? value : Math.max(0, value - of.refused[at])));
 }
 
 const axes = (log) => [
@@ -85,6 +84,8 @@ function marks(read) {
         ctx.beginPath();
         ctx.rect(left, top, width, height);
         ctx.clip();
+        ctx.textAlign = "left";
+        ctx.textBaseline = "alphabetic";
         ctx.font = `${12 * ratio}px system-ui, sans-serif`;
         let row = 0;
         for (const pin of read().pins) {
@@ -136,8 +137,8 @@ export class Traffic {
     if (this.last) this.draw(...this.last);
   }
 
-  draw(chart, happened, suspects, rates) {
-    this.last = [chart, happened, suspects, rates];
+  draw(chart, happened, suspects, rates, since) {
+    this.last = [chart, happened, suspects, rates, since];
     this.happened = happened;
     const { offered, log } = this.view;
     const names = chart.lines.map((line) => line.caller);
@@ -148,15 +149,16 @@ export class Traffic {
       this.build(suspects, log);
     }
     const lines = new Map(chart.lines.map((line) => [line.caller, line]));
-    const data = [chart.t, forLog(curve(chart.rest, offered), log)];
-    for (const name of this.order) data.push(forLog(curve(lines.get(name), offered), log));
+    const values = (of) => forLog(curve(of, offered, chart.t, since), log);
+    const data = [chart.t, values(chart.rest)];
+    for (const name of this.order) data.push(values(lines.get(name)));
     const { zoom } = this.view;
     this.zooming = true;
     this.plot.setData(data, !zoom);
     if (zoom) this.plot.setScale("x", { min: zoom[0], max: zoom[1] });
     this.zooming = false;
     this.legend(suspects, rates, data);
-    const total = curve(chart.total, offered);
+    const total = values(chart.total);
     const heaviest = names.length ? `; heaviest: ${names.slice(0, 3).join(", ")}` : "";
     this.place.setAttribute("aria-label", `Requests per second by caller: ${number(total[total.length - 1])} in all${heaviest}`);
   }
@@ -271,17 +273,23 @@ export class Proof {
     this.place = place;
     this.plot = null;
     this.observer = new ResizeObserver(() => {
-      if (this.plot && place.clientWidth) this.plot.setSize({ width: place.clientWidth, height: 190 });
+      if (this.plot && place.clientWidth) this.plot.setSize({ width: place.clientWidth, height: 230 });
     });
     this.observer.observe(place);
+    this.again = () => this.last && this.draw(...this.last);
+    dark.addEventListener("change", this.again);
   }
 
-  draw(chart, event, happened) {
-    const line = chart.lines.find((of) => of.caller === event.caller);
+  draw(chart, caller, happened, offered, since) {
+    const line = chart.lines.find((of) => of.caller === caller);
     if (!line || !this.place.clientWidth) return;
+    this.last = [chart, caller, happened, offered, since];
     this.happened = happened;
-    const without = chart.total.offered.map((value, at) => Math.max(0, value - line.offered[at]));
-    const data = [chart.t, chart.total.offered, line.offered, line.errors || [], without];
+    const total = curve(chart.total, offered, chart.t, since);
+    const own = curve(line, offered, chart.t, since);
+    const without = total.map((value, at) => (value === null ? null : Math.max(0, value - own[at])));
+    const errors = (line.errors || []).map((value, at) => (total[at] === null ? null : value));
+    const data = [chart.t, total, own, errors, without];
     const mode = dark.matches;
     if (!this.plot || this.mode !== mode) {
       this.mode = mode;
@@ -290,7 +298,7 @@ export class Proof {
       this.plot = new uPlot(
         {
           width: this.place.clientWidth,
-          height: 190,
+          height: 230,
           scales: scales(false),
           axes: axes(false),
           legend: { show: false },
@@ -314,6 +322,7 @@ export class Proof {
 
   end() {
     this.observer.disconnect();
+    dark.removeEventListener("change", this.again);
     this.plot?.destroy();
   }
 }

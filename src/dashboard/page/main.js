@@ -52,7 +52,7 @@ function spanNow() {
 const brake = new Brake(() => latest, () => you, soon);
 const traffic = new Traffic(view, () => changed(false), pick);
 const table = new Table(view, () => changed(true), pick);
-const caller = new Caller(() => pick(null), (name) => brake.buttons(name, null));
+const caller = new Caller(() => pick(null), (name) => brake.buttons(name, []));
 const banners = new Banners(brake, pick);
 const incidents = new Incidents(brake);
 
@@ -79,13 +79,17 @@ function pick(name) {
 
 function draw() {
   const suspects = suspectsOf(latest);
+  for (const event of latest.episodes) {
+    const row = event.signal === "rate" && latest.callers.find((of) => of.caller === event.caller);
+    if (row) row.baseline = event.baseline;
+  }
   const rates = new Map(latest.callers.map((row) => [row.caller, row.rate]));
   for (const button of byId("spans").children) button.setAttribute("aria-pressed", String(button.dataset.span === latest.chart.span));
   byId("log").setAttribute("aria-pressed", String(view.log));
   byId("offered").setAttribute("aria-pressed", String(view.offered));
   for (const id of ["traffic", "callers"]) byId(id).hidden = false;
-  banners.draw(latest, you);
-  traffic.draw(latest.chart, happened(latest), suspects, rates);
+  banners.draw(latest, you, view.offered);
+  traffic.draw(latest.chart, happened(latest), suspects, rates, latest.since);
   incidents.draw(latest, you);
   table.draw(latest.callers, suspects);
   setText(byId("service"), latest.service || "");

@@ -1,0 +1,279 @@
+//! The page in a real browser, on the real demo: the outage as the on-call sees it, and what a page must never do.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "deadlines of tests are in real time"
+)]
+
+#[path = "browser/driver.rs"]
+mod driver;
+mod programs;
+
+use driver::{Browser, Driver, until};
+use programs::{Demo, Running, call, demo};
+use serde_json::Value;
+
+const TAB: &str = "\u{E004}";
+const ENTER: &str = "\u{E007}";
+const ESCAPE: &str = "\u{E00C}";
+
+fn assert_no_obstacles(browser: &Browser<'_>, state: &str) {
+    let obstacles = browser.obstacles();
+    assert!(obstacles.is_empty(), "{state}: {obstacles:#?}");
+}
+
+/// What a caller was let in of late, and what it sent, per second.
+fn of_late(demo: &Demo, caller: &str) -> Option<(f64, f64)> {
+    let overview: Value = serde_json::from_str(&demo.plain("/callerid/v1/overview").body).unwrap();
+    let lines = overview["chart"]["lines"].as_array()?;
+    let line = lines.iter().find(|line| line["caller"] == caller)?;
+    let late = |field: &str| -> Option<f64> {
+        let values = line[field].as_array()?;
+        let late = values.iter().rev().take(4).filter_map(Value::as_f64);
+        Some(late.sum::<f64>() / 4.0)
+    };
+    let offered = late("offered")?;
+    Some((offered - late("refused")?, offered))
+}
+
+#[test]
+fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
+    let folder = std::env::temp_dir().join(format!("callerid-browser-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let state = folder.join("state.json");
+    let demo = Demo::ready(Running::start(
+        demo()
+            .args(["--listen", "127.0.0.1:0", "--state"])
+            .arg(&state),
+    ));
+    let page = format!("http://{}/callerid/", demo.address);
+    let driver = Driver::start();
+    let browser = driver.browser();
+    browser.open(&page);
+    browser.shows("#table", "search");
+
+    // Who, whom to call, where, after which deploy; and whether it is we.
+    browser.shows(".banner h2", "checkout");
+    browser.shows(".banner .call", "Payments · #payments-oncall");
+    let facts = browser.text(".banner dl").unwrap();
+    for fact in [
+        "requests/s instead of",
+        "POST /v1/orders",
+        "4.2.0",
+        "no change of ours since",
+        "The others are suffering",
+    ] {
+        assert!(facts.contains(fact), "{fact}: {facts}");
+    }
+
+    // The line stands out, and without the suspect nothing has risen.
+    browser.shows("#legend .suspect", "checkout");
+    let alarm = until("the line is drawn in the colour of alarm", || {
+        let found = browser.run(
+            "const canvas = document.querySelector('#plot canvas');
+             const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+             let count = 0;
+             for (let at = 0; at < data.length; at += 4) if (data[at] > 180 && data[at + 1] < 60 && data[at + 2] < 60) count += 1;
+             return count",
+        );
+        found.as_u64().filter(|count| *count > 300)
+    });
+    assert!(alarm > 300);
+    browser.screenshot("outage-desktop-light", false);
+    browser.scheme("dark");
+    browser.screenshot("outage-desktop-dark", false);
+    browser.size(360, 740);
+    browser.screenshot("outage-360-dark", true);
+    let wide = browser.run("return [document.documentElement.scrollWidth, innerWidth]");
+    assert!(
+        wide[0].as_u64() <= wide[1].as_u64(),
+        "it scrolls sideways: {wide}"
+    );
+    browser.scheme("light");
+    browser.screenshot("outage-360-light", true);
+    browser.size(1440, 1000);
+
+    // The brake: what it does, where, and how the same is done everywhere.
+    browser.click("//article[contains(@class, 'banner')]//button[starts-with(., 'Clamp')]");
+    let dialog = browser.shows("#dialog", "this replica only");
+    assert!(dialog.contains("[caller.checkout]\nquota = \""), "{dialog}");
+    browser.screenshot("clamp", false);
+    browser.click("//dialog//button[. = 'Clamp']");
+    browser.shows("#said", "Done, on this replica only");
+    let (admitted, offered) = until("the graph falls", || {
+        of_late(&demo, "checkout")
+            .filter(|(admitted, offered)| *offered > 90.0 && *admitted < offered * 0.5)
+    });
+    println!("checkout sends {offered:.0}/s, of which {admitted:.0}/s are let in");
+    browser.screenshot("clamped", false);
+
+    // What fails, and why; the address of the page shows it again.
+    browser.click("//table[@id='table']//button[. = 'checkout']");
+    let caller = browser.shows("#caller", "missing");
+    for known in [
+        "validation",
+        "sku",
+        "POST /v1/orders",
+        "refused: quota",
+        "4.2.0",
+    ] {
+        assert!(caller.contains(known), "{known}: {caller}");
+    }
+    let trace = browser.run("return document.querySelector('#caller code')?.textContent ?? ''");
+    assert_eq!(trace.as_str().unwrap().len(), 32, "a trace id");
+    browser.screenshot("one-caller", true);
+    let address = browser.run("return location.href");
+    assert!(
+        address.as_str().unwrap().contains("#caller=checkout"),
+        "{address}"
+    );
+    let reader = driver.browser();
+    reader.open(address.as_str().unwrap());
+    reader.shows("#caller", "missing");
+    assert_no_obstacles(&reader, "in the outage, light");
+    reader.scheme("dark");
+    assert_no_obstacles(&reader, "in the outage, dark");
+
+    // People are told, with an estimate, and another reader sees it.
+    browser.click("//button[@id='report-incident']");
+    browser.write("//dialog//input[@name='name']", "Orders are slow");
+    browser.write("//dialog//input[@name='eta']", "30");
+    browser.click("//dialog//button[. = 'Publish']");
+    browser.shows("#incidents", "Orders are slow");
+    reader.shows("#incidents", "expected to be over at");
+    reader.open(&format!("{page}status"));
+    let status = reader.shows("main", "Orders are slow");
+    assert!(status.contains("expected to be over: 20"), "{status}");
+    reader.screenshot("status", true);
+    assert_no_obstacles(&reader, "the status");
+    let kept = std::fs::read_to_string(&state).unwrap();
+    assert!(
+        kept.contains("Orders are slow") && kept.contains("\"caller\": \"checkout\""),
+        "{kept}"
+    );
+    for of in [&browser, &reader] {
+        assert_eq!(of.complaints(), [""; 0]);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn names_are_text_and_a_keyboard_is_enough() {
+    const HOSTILE: &str = "<img/src=x/onerror=document.title='owned'>";
+    let demo = Demo::start(&[]);
+    demo.get("/v1/prices/a-1", HOSTILE);
+    for n in 0..300 {
+        demo.get("/v1/prices/a-1", &format!("team-{n:03}"));
+    }
+    let agent = [("user-agent", "<script>document.title='owned'</script>")];
+    call(demo.address, "GET", "/v1/prices/a-1", &agent, "");
+    let driver = Driver::start();
+    let browser = driver.browser();
+    let page = format!("http://{}/callerid/", demo.address);
+    browser.open(&page);
+    browser.shows("#table", HOSTILE);
+    let rows = browser.run("return document.querySelectorAll('#table tbody tr').length");
+    assert!(rows.as_u64() > Some(300), "{rows}");
+
+    // Every row, and one by one.
+    for name in [HOSTILE, "__unknown__"] {
+        browser.write("//input[@id='filter']", name);
+        browser.shows("#count", "1 of 3");
+        browser.click("//table[@id='table']//tbody//button");
+        browser.shows("#caller h2", name);
+        browser.shows("#caller", "Limits and refusals");
+        if name != HOSTILE {
+            browser.shows("#caller", "<script>document.title");
+        }
+        browser.press(ESCAPE);
+        until("it is closed", || {
+            browser.text("#caller").is_none().then_some(())
+        });
+    }
+    browser.run("const f = document.querySelector('#filter'); f.value = ''; f.dispatchEvent(new Event('input'))");
+    let foreign = browser
+        .run("return document.querySelectorAll('main img, main script, main iframe').length");
+    assert_eq!(foreign, 0);
+    assert_ne!(browser.run("return document.title"), "owned");
+    assert_no_obstacles(&browser, "300 callers");
+
+    // From the top by Tab: the way past, then everything that can be pressed.
+    browser.open("about:blank");
+    browser.open(&page);
+    browser.shows("#table", HOSTILE);
+    browser.press(TAB);
+    assert_eq!(
+        browser.run("return document.activeElement.className"),
+        "skip"
+    );
+    let focused = |what: &str| {
+        for _ in 0..60 {
+            if browser.run(&format!(
+                "return document.activeElement.matches({})",
+                Value::from(what)
+            )) == true
+            {
+                return;
+            }
+            browser.press(TAB);
+        }
+        panic!("Tab never comes to {what}");
+    };
+    focused("#log");
+    browser.press(ENTER);
+    assert_eq!(
+        browser.run("return document.querySelector('#log').ariaPressed"),
+        "true"
+    );
+    focused("#pause");
+    browser.press(ENTER);
+    let paused = browser.shows("#live", "paused");
+    focused("#plot");
+    browser.press("++");
+    browser.shows("#unzoom", "Whole span");
+    let zoom = |browser: &Browser<'_>| {
+        browser.run("return new URLSearchParams(location.hash.slice(1)).get('zoom')")
+    };
+    let zoomed = zoom(&browser);
+    assert!(zoomed.is_string());
+    assert_eq!(browser.text("#live").unwrap(), paused);
+    browser.run("document.querySelector('#pause').click()");
+    browser.shows("#live", "live");
+    let shown = browser.text("#live").unwrap();
+    until("it goes on", || {
+        (browser.text("#live")? != shown).then_some(())
+    });
+    assert_eq!(zoom(&browser), zoomed, "the zoom stays while it updates");
+    browser.press("0");
+    assert!(zoom(&browser).is_null());
+    focused("th button");
+    browser.press(ENTER);
+    assert_eq!(
+        browser.run("return document.querySelector('th[aria-sort]').ariaSort"),
+        "ascending"
+    );
+    let first = browser.run("return document.querySelector('#table tbody .name').textContent");
+    assert_eq!(first, HOSTILE);
+    focused("#table tbody .name");
+    browser.press(ENTER);
+    until("the caller has the focus", || {
+        (browser.run("return document.activeElement.id") == "caller-title").then_some(())
+    });
+    browser.press(ESCAPE);
+    until("the row has it again", || {
+        (browser.run("return document.activeElement.textContent") == HOSTILE).then_some(())
+    });
+
+    // The page of a caller itself.
+    let own = call(
+        demo.address,
+        "GET",
+        "/callerid/me",
+        &[("x-client-id", HOSTILE), ("accept", "text/html")],
+        "",
+    );
+    assert_eq!(own.status, 200);
+    assert!(!own.body.contains("<img"), "{}", own.body);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
