@@ -171,6 +171,7 @@ pub use callers::Callers;
 pub use clock::{Clock, Timestamp};
 #[cfg(feature = "config")]
 pub use config::ConfigError;
+pub use detect::memory::StateError;
 #[cfg(feature = "axum")]
 pub use extract::{CallerRequired, RequireCaller};
 pub use middleware::CallerLayer;

@@ -5,16 +5,18 @@ use super::deploys::Deploys;
 use super::episode::Episode;
 use super::event::{Event, Signal};
 use super::math::smooth;
+use super::memory::Unclaimed;
 use super::observe::{Load, Observed, Row, Tick};
 use super::rate::Rate;
 use super::service::{Pace, Service};
 use super::state::State;
 use super::{WINDOW, World};
+use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::outcome::Class;
 
 /// After a pause of the whole stream references are raised for so many seconds,
-const GRACE: f64 = 90.0;
+pub(super) const GRACE: f64 = 90.0;
 /// and after a slow spell of the service for so many.
 const SLOW_GRACE: f64 = 60.0;
 /// A pause is at least so many seconds, and more where requests are few.
@@ -52,6 +54,7 @@ pub struct Detector {
     pub(super) crowd: Condition,
     pub(super) next_id: u64,
     pub(super) scratch: Vec<f32>,
+    pub(super) unclaimed: Unclaimed,
 }
 
 impl Detector {
@@ -160,7 +163,9 @@ impl Detector {
         };
         let fresh = state.is_free() || state.generation != seen.id.generation;
         if fresh {
-            *state = State::default();
+            let proven = seen.provenance == Provenance::Verified;
+            let past = self.unclaimed.claim(seen.name, proven, self.clock);
+            *state = past.unwrap_or_default();
             state.generation = seen.id.generation;
             state.at = self.clock;
         }

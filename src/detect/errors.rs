@@ -9,6 +9,7 @@ use super::World;
 use super::episode::Alarm;
 use super::event::Signal;
 use super::math::{Height, decay, ratio, smooth};
+use super::memory::Numbers;
 use crate::outcome::{Class, Fault};
 
 /// Error classes; [`Class::Ok`] is not among them.
@@ -131,6 +132,22 @@ impl Errors {
                 self.burst[i] = Height::default();
             }
         }
+    }
+
+    /// What outlives a restart.
+    pub(super) fn keep(&self, all: &mut Numbers) {
+        all.put_all(&self.usual);
+        all.put(self.learned);
+        all.put_all(&self.peak.map(Height::rate));
+    }
+
+    pub(super) fn recall(all: &mut Numbers) -> Option<Self> {
+        Some(Self {
+            usual: all.get_all()?.map(|n: f32| n.max(0.0)),
+            learned: all.get()?.max(0.0),
+            peak: all.get_all()?.map(Height::at_least),
+            ..Self::default()
+        })
     }
 
     /// Lowers the remembered bursts by a step.

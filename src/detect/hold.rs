@@ -14,6 +14,7 @@
 use super::episode::Alarm;
 use super::event::Signal;
 use super::math::{Height, ratio, smooth};
+use super::memory::Numbers;
 use super::{WINDOW, World};
 
 /// The rise that the sum looks for.
@@ -186,6 +187,26 @@ impl Hold {
         }
         let weight = (WINDOW / MEMORY).max(1.0 / (f32::from(age) + 1.0));
         self.mean += weight * (level - self.mean);
+    }
+
+    /// What outlives a restart.
+    pub(super) fn keep(&self, all: &mut Numbers) {
+        all.put_all(&[self.mean, self.previous, self.slow_past]);
+        all.put_all(&self.spread);
+        all.put_all(&self.spread_pending);
+        all.put_all(&self.peak.map(Height::rate));
+    }
+
+    pub(super) fn recall(all: &mut Numbers) -> Option<Self> {
+        Some(Self {
+            mean: all.get()?.max(0.0),
+            previous: all.get()?.max(0.0),
+            slow_past: all.get()?.max(0.0),
+            spread: all.get_all()?.map(|n: f32| n.max(0.0)),
+            spread_pending: all.get_all()?.map(|n: f32| n.max(0.0)),
+            peak: all.get_all()?.map(Height::at_least),
+            ..Self::default()
+        })
     }
 
     /// Lowers the remembered bursts by a step.

@@ -45,6 +45,11 @@ impl Height {
         (f32::from(self.0) / 16.0).exp_m1() / 16.0
     }
 
+    /// The height of a rate that was a height before.
+    pub(super) fn at_least(rate: f32) -> Self {
+        Self((16.0 * (16.0 * rate.max(0.0)).ln_1p()).round() as u8)
+    }
+
     /// Forgets a little: one step.
     pub(super) fn lower(&mut self) {
         self.0 = self.0.saturating_sub(1);

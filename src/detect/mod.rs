@@ -41,6 +41,7 @@ mod follow;
 mod hold;
 mod judge;
 mod math;
+pub(crate) mod memory;
 mod observe;
 mod rate;
 mod service;

@@ -23,6 +23,7 @@
 use super::episode::Alarm;
 use super::event::Signal;
 use super::math::{Height, decay, ratio, smooth};
+use super::memory::Numbers;
 use super::{WINDOW, World};
 
 /// The rises that the three sums look for.
@@ -216,6 +217,27 @@ impl Rate {
         self.age = self.age.saturating_add(1);
         let weight = (WINDOW / MEMORY).max(1.0 / f32::from(self.age));
         self.mean += weight * (rate - self.mean);
+    }
+
+    /// What outlives a restart.
+    pub(super) fn keep(&self, all: &mut Numbers) {
+        all.put_all(&[self.mean, self.previous]);
+        all.put_all(&self.fano);
+        all.put_all(&self.fano_pending);
+        all.put_all(&self.peak.map(Height::rate));
+        all.put(f32::from(self.age));
+    }
+
+    pub(super) fn recall(all: &mut Numbers) -> Option<Self> {
+        Some(Self {
+            mean: all.get()?.max(0.0),
+            previous: all.get()?.max(0.0),
+            fano: all.get_all()?.map(|n: f32| n.max(0.0)),
+            fano_pending: all.get_all()?.map(|n: f32| n.max(0.0)),
+            peak: all.get_all()?.map(Height::at_least),
+            age: all.get()? as u16,
+            ..Self::default()
+        })
     }
 
     /// Lowers the remembered bursts by a step.

@@ -2,6 +2,7 @@
 
 use super::errors::{MEMORY, RECENT};
 use super::math::{decay, ratio, smooth};
+use super::memory::Numbers;
 use super::observe::{RouteDelta, RouteId};
 use crate::outcome::{Class, Fault};
 
@@ -58,6 +59,40 @@ impl Pace {
 }
 
 impl Service {
+    /// The numbers of the routes that are known.
+    pub(super) fn routes(&self) -> impl Iterator<Item = RouteId> + '_ {
+        (0..)
+            .zip(&self.routes)
+            .filter(|(_, tally)| tally.weight > 0.0)
+            .map(|(id, _)| id)
+    }
+
+    /// What outlives a restart.
+    pub(super) fn keep(&self, all: &mut Numbers, routes: impl Iterator<Item = RouteId>) {
+        all.put_all(&self.usual);
+        all.put(self.slow);
+        for route in routes {
+            let tally = self.routes.get(route as usize);
+            all.put_all(&tally.map_or([0.0; 2], |tally| [tally.time, tally.weight]));
+        }
+    }
+
+    /// Takes it over, given the numbers that the routes have now.
+    pub(super) fn recall(&mut self, all: &mut Numbers, routes: &[RouteId]) -> Option<()> {
+        self.usual = all.get_all()?.map(|n: f32| n.max(0.0));
+        self.slow = all.get()?.max(0.0);
+        for &route in routes {
+            let [time, weight] = all.get_all()?.map(|n: f32| n.max(0.0));
+            let place = (route as usize).min(MOST_ROUTES - 1);
+            if self.routes.len() <= place {
+                self.routes.resize(place + 1, Tally::default());
+            }
+            let tally = self.routes.get_mut(place)?;
+            (tally.time, tally.weight) = (time, weight);
+        }
+        Some(())
+    }
+
     pub(super) fn fade(&mut self, dt: f32) {
         let (recent, usual) = (decay(dt, RECENT), decay(dt, MEMORY));
         for tally in &mut self.routes {

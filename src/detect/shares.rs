@@ -4,6 +4,7 @@
 
 use super::errors::{MEMORY, RECENT};
 use super::math::{decay, ratio};
+use super::memory::Numbers;
 use super::observe::{RouteDelta, RouteId};
 use super::service::PACE;
 use crate::outcome::{Class, Fault};
@@ -27,6 +28,28 @@ struct Slot {
 pub(super) struct Shares([Slot; SLOTS]);
 
 impl Shares {
+    /// What outlives a restart: how much of each route is usual.
+    pub(super) fn keep(&self, all: &mut Numbers, place: &dyn Fn(RouteId) -> Option<u32>) {
+        for slot in &self.0 {
+            let place = slot.route.checked_sub(1).and_then(place);
+            all.put_u32(place.map_or(0, |place| place + 1));
+            all.put(slot.usual);
+        }
+    }
+
+    pub(super) fn recall(all: &mut Numbers, routes: &[RouteId]) -> Option<Self> {
+        let mut shares = Self::default();
+        for slot in &mut shares.0 {
+            let place = all.get_u32()?.checked_sub(1);
+            let usual = all.get()?.max(0.0);
+            if let Some(place) = place {
+                slot.route = routes.get(place as usize)?.saturating_add(1);
+                slot.usual = usual;
+            }
+        }
+        Some(shares)
+    }
+
     pub(super) fn fade(&mut self, dt: f32, learn: bool) {
         let recent = decay(dt, RECENT);
         let busy = decay(dt, PACE);

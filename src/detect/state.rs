@@ -2,7 +2,8 @@
 
 use super::errors::Errors;
 use super::hold::Hold;
-use super::observe::{Observed, Row};
+use super::memory::Numbers;
+use super::observe::{Observed, RouteId, Row};
 use super::rate::Rate;
 use super::service::Pace;
 use super::shares::Shares;
@@ -27,6 +28,26 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What outlives a restart.
+    pub(super) fn keep(&self, all: &mut Numbers, place: &dyn Fn(RouteId) -> Option<u32>) {
+        all.put_u32(self.seen);
+        self.rate.keep(all);
+        self.errors.keep(all);
+        self.hold.keep(all);
+        self.shares.keep(all, place);
+    }
+
+    pub(super) fn recall(all: &mut Numbers, routes: &[RouteId]) -> Option<Self> {
+        Some(Self {
+            seen: all.get_u32()?,
+            rate: Rate::recall(all)?,
+            errors: Errors::recall(all)?,
+            hold: Hold::recall(all)?,
+            shares: Shares::recall(all, routes)?,
+            ..Self::default()
+        })
+    }
+
     pub(super) fn is_free(&self) -> bool {
         self.seen == 0
     }

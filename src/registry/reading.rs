@@ -8,11 +8,21 @@ use {crate::caller::Provenance, dashmap::DashMap};
 
 use super::Registry;
 use super::entry::{Entry, Trust};
+use crate::record::route::{RouteHash, RouteRef};
 use crate::record::row::{Row, lock};
 use crate::record::totals::Totals;
 use crate::roster::Account;
 
 impl Registry {
+    /// What a route by this name is looked up by; `None` for a method that is none.
+    pub(crate) fn hash_of_route(&self, name: &str) -> Option<RouteHash> {
+        let route = match name.split_once(' ') {
+            Some((method, template)) => RouteRef::new(&method.parse().ok()?, template),
+            None => RouteRef::UNMATCHED,
+        };
+        Some(route.hashed(&self.hasher))
+    }
+
     /// The entry of those who have none.
     pub(crate) fn others(&self) -> &Arc<Entry> {
         &self.ours.other

@@ -76,17 +76,20 @@ struct Routes {
 }
 
 impl Routes {
-    fn number(&mut self, lane: &Lane) -> RouteId {
-        let route = lane.route.borrowed();
-        if route == RouteRef::OTHER {
+    fn of(&mut self, lane: &Lane) -> RouteId {
+        if lane.route.borrowed() == RouteRef::OTHER {
             return NO_ROUTE;
         }
+        self.number(lane.route_hash(), || lane.route.to_string().into())
+    }
+
+    fn number(&mut self, hash: RouteHash, name: impl FnOnce() -> Arc<str>) -> RouteId {
         let names = &mut self.names;
-        *self.numbers.entry(lane.route_hash().0).or_insert_with(|| {
+        *self.numbers.entry(hash.0).or_insert_with(|| {
             if names.len() >= MOST_ROUTES {
                 return NO_ROUTE;
             }
-            names.push(lane.route.to_string().into());
+            names.push(name());
             names.len() as RouteId
         })
     }
@@ -168,6 +171,28 @@ impl Feed {
     pub(super) fn route(&self, route: RouteId) -> Option<Arc<str>> {
         let at = (route as usize).checked_sub(1)?;
         self.routes.names.get(at).cloned()
+    }
+
+    /// The number of a route by its name, in this process.
+    pub(super) fn number(&mut self, core: &Core, route: &str) -> RouteId {
+        core.registry
+            .hash_of_route(route)
+            .map_or(NO_ROUTE, |hash| self.routes.number(hash, || route.into()))
+    }
+
+    /// The name of a caller, as the detector keeps its past, and whether it is proven.
+    pub(super) fn name(&self, id: CallerId) -> Option<(&str, bool)> {
+        let seen = self
+            .seen
+            .get(id.slot as usize)
+            .filter(|seen| seen.generation == id.generation)?;
+        let entry = seen.entry.as_ref()?;
+        Some((entry.name(), entry.provenance() == Provenance::Verified))
+    }
+
+    pub(super) fn route_name(&self, route: RouteId) -> Option<&str> {
+        let at = (route as usize).checked_sub(1)?;
+        self.routes.names.get(at).map(|name| &**name)
     }
 
     /// What the routes of a caller did in two spans of seconds.
@@ -397,7 +422,7 @@ impl Seen {
             at = found.unwrap_or_else(|| {
                 self.routes.push(SeenRoute {
                     hash,
-                    route: routes.number(lane),
+                    route: routes.of(lane),
                     by_class: [0; Class::COUNT],
                     took: 0,
                     past: Past::default(),

@@ -18,6 +18,7 @@ use self::open::Open;
 use self::report::Record;
 pub(crate) use self::settings::Settings;
 use crate::clock::Timestamp;
+use crate::detect::memory::StateError;
 use crate::detect::{self, Detector, Tick};
 use crate::events::{Body, Change, Event, EventLog, Finding, Kind, Pin};
 use crate::pipeline::Core;
@@ -134,6 +135,28 @@ impl Watch {
             .collect();
         open.sort_by(|a, b| a.t.total_cmp(&b.t));
         open
+    }
+
+    /// The pasts of all callers.
+    pub(crate) fn export(&self, now: Timestamp) -> Vec<u8> {
+        let inner = lock(&self.inner);
+        let feed = &inner.feed;
+        inner
+            .detector
+            .export(now, |id| feed.name(id), |route| feed.route_name(route))
+    }
+
+    /// Takes over the pasts of callers.
+    pub(crate) fn restore(
+        &self,
+        core: &Core,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        let route = |name: &str| inner.feed.number(core, name);
+        inner.detector.restore(bytes, now, route)
     }
 
     /// Announces load: what it explains is said, and wakes nobody.

@@ -15,4 +15,5 @@ mod support;
 mod clamp;
 mod outages;
 mod said;
+mod state;
 mod world;
