@@ -131,10 +131,13 @@ impl Numbers {
     }
 }
 
+/// By name, and whether that is proven.
+type Pasts = HashMap<(String, bool), State>;
+
 /// Pasts that were restored and wait for their callers.
 #[derive(Debug, Default)]
 pub(super) struct Unclaimed {
-    pasts: HashMap<(String, bool), State>,
+    pasts: Pasts,
     until: f64,
 }
 
@@ -145,7 +148,7 @@ impl Unclaimed {
             return None;
         }
         if clock > self.until {
-            self.pasts = HashMap::new();
+            self.pasts = Pasts::new();
             return None;
         }
         self.pasts.remove(&(name.to_owned(), proven))
@@ -213,7 +216,7 @@ impl Detector {
         mut route: impl FnMut(&str) -> RouteId,
     ) -> Result<(), StateError> {
         let mut all = open(bytes, now)?;
-        let mut read = || -> Option<(f64, Self, HashMap<(String, bool), State>)> {
+        let mut read = || -> Option<(f64, Self, Pasts)> {
             let clock = all.get_f64().filter(|clock| *clock >= 0.0)?;
             let names = all.get_u32()?;
             let mut routes = Vec::new();
@@ -222,7 +225,7 @@ impl Detector {
             }
             let mut fresh = Self::new();
             fresh.service.recall(&mut all, &routes)?;
-            let mut pasts = HashMap::new();
+            let mut pasts = Pasts::new();
             for _ in 0..all.get_u32()? {
                 let name = all.get_text()?;
                 let [proven] = all.take::<1>()?;
