@@ -10,6 +10,8 @@
 mod driver;
 mod programs;
 
+use callerid::dashboard::{Access, Token};
+use callerid::{Callers, identify};
 use driver::{Browser, Driver, until};
 use programs::{Demo, Running, call, demo};
 use serde_json::Value;
@@ -56,16 +58,27 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     // Who, whom to call, where, after which deploy; and whether it is we.
     browser.shows(".banner h2", "checkout");
     browser.shows(".banner .call", "Payments · #payments-oncall");
-    let facts = browser.text(".banner dl").unwrap();
     for fact in [
-        "requests/s instead of",
+        "requests/s",
+        "validation",
         "POST /v1/orders",
         "4.2.0",
         "no change of ours since",
         "The others are suffering",
     ] {
-        assert!(facts.contains(fact), "{fact}: {facts}");
+        browser.shows(".banner dl", fact);
     }
+
+    let overview: Value = serde_json::from_str(&demo.plain("/callerid/v1/overview").body).unwrap();
+    let id = overview["episodes"][0]["id"]
+        .as_str()
+        .unwrap()
+        .replace('/', "%2F");
+    let report = demo.plain(&format!("/callerid/v1/report?id={id}"));
+    assert!(
+        report.status == 200 && report.body.contains("checkout"),
+        "{report:?}"
+    );
 
     // The line stands out, and without the suspect nothing has risen.
     browser.shows("#legend .suspect", "checkout");
@@ -156,6 +169,53 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
         assert_eq!(of.complaints(), [""; 0]);
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Serves a page behind tokens, in this process, until the test ends.
+fn behind_tokens() -> std::net::SocketAddr {
+    // `printf %s act | sha256sum`
+    const ACT: &str = "f83f07be16e270186d35b876916c461995ebc3af5b1798f898c33285a1847dbc";
+    let callers = Callers::builder().identify(identify::header("x-client-id"));
+    let callers = callers.build().unwrap();
+    let access = Access::tokens([Token::operator("alice", ACT).unwrap()]);
+    let page = callers.dashboard().access(access);
+    let app = axum::Router::new().nest_service("/callerid", page);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app).await.unwrap();
+        });
+    });
+    address
+}
+
+#[test]
+fn a_token_is_asked_for_and_kept_nowhere() {
+    let address = behind_tokens();
+    let driver = Driver::start();
+    let browser = driver.browser();
+    browser.open(&format!("http://{address}/callerid/"));
+    browser.shows("#token", "Token");
+    assert!(browser.text("#callers").is_none());
+    assert_no_obstacles(&browser, "the token is asked for");
+    browser.write("//input[@name='token']", "wrong");
+    browser.press(ENTER);
+    browser.shows("#token-said", "This token may not look.");
+    browser.write("//input[@name='token']", "act");
+    browser.press(ENTER);
+    browser.shows("#callers", "Callers");
+    browser.shows("#report-incident", "Tell people");
+    let kept = browser.run(
+        "return [document.cookie, localStorage.length, sessionStorage.length, location.href.includes('act')]",
+    );
+    assert_eq!(kept, serde_json::json!(["", 0, 0, false]));
+    browser.open("about:blank");
+    browser.open(&format!("http://{address}/callerid/"));
+    browser.shows("#token", "Token");
 }
 
 #[test]

@@ -38,6 +38,7 @@
 //! | `GET /v1/you` | anybody | what the requester may do: `{"read", "operate", "author"}` |
 //! | `GET /v1/overview?span=2m` | read | callers, and requests over time: `2m`, `15m` or `1h`; changes once a second |
 //! | `GET /v1/caller?name=checkout` | read | all that is known of one caller |
+//! | `GET /v1/report?id=` | read | the report of a runaway, as Markdown; `&format=json` as JSON |
 //! | `GET /v1/events?after=` | read | events after the one that `next` of the last answer named; all that are known without it |
 //! | `GET /status`, `GET /summary.json`, `GET /v1/incidents` | read | incidents: a page; what is open in the shape of Statuspage (version 2), with `eta` and `fallback` added; all of them |
 //! | `POST /v1/do/clamp` `{"caller", "quota": "50/s", "seconds"}` | operate | holds a caller to a rate for a while |

@@ -197,6 +197,18 @@ impl Dashboard {
                 let found = found.ok_or_else(|| Problem::not_found("there is no such caller"))?;
                 Ok(fresh(JSON, found))
             }
+            "v1/report" => {
+                let id = parameter(head, "id")
+                    .ok_or_else(|| Problem::bad("id: say of which runaway"))?;
+                let callers = self.callers.clone();
+                let report = aside(move || callers.report(&id)).await?;
+                let report =
+                    report.ok_or_else(|| Problem::not_found("no report of this id is kept"))?;
+                if parameter(head, "format").as_deref() == Some("json") {
+                    return Ok(fresh(JSON, report.json()));
+                }
+                Ok(fresh(TEXT, report.markdown()))
+            }
             "v1/events" => {
                 let picture = self.live.picture().await?;
                 let after = parameter(head, "after");

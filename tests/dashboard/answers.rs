@@ -178,6 +178,26 @@ async fn viewers_of_one_second_share_one_look() {
 }
 
 #[tokio::test]
+async fn events_are_told_from_where_the_reader_was() {
+    let table = table(|builder| builder.service("prices").instance("a1"));
+    let page = table.page(Access::local());
+    let first = page.get("/v1/events").await.json();
+    assert_eq!(first["events"][0]["kind"], "ours");
+    table.callers.deployed("checkout", "v42");
+    let after = first["next"].as_str().unwrap();
+    let path = format!("/v1/events?after={}", after.replace('/', "%2F"));
+    let second = page.get(&path).await.json();
+    assert_eq!(second["events"].as_array().unwrap().len(), 1);
+    assert_eq!(second["events"][0]["version"], "v42");
+    let path = format!("/v1/events?after={}", second["next"].as_str().unwrap());
+    assert_eq!(
+        page.get(&path).await.json()["events"],
+        serde_json::json!([])
+    );
+    assert_eq!(page.get("/v1/report?id=none").await.status, 404);
+}
+
+#[tokio::test]
 async fn only_reading_methods_read() {
     let page = table(|builder| builder).page(Access::local_operator());
     for method in ["POST", "PUT", "DELETE"] {

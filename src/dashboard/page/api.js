@@ -13,6 +13,8 @@ export function useToken(text) {
   token = text || null;
 }
 
+export const hasToken = () => token !== null;
+
 async function ask(path, init = {}) {
   const headers = { accept: "application/json", ...init.headers };
   if (token) headers.authorization = `Bearer ${token}`;

@@ -96,7 +96,8 @@ class Banner {
     this.article.dataset.harm = harm;
     const call = [first(events, (event) => event.owner), first(events, (event) => event.contact)].filter(Boolean).join(" · ");
     setText(this.person, call ? `Call ${call}` : caller ? `Nobody is named for it: give [caller.${toml(caller)}] an owner and a contact` : "Nobody is to blame: the service itself, or everybody");
-    this.line("what", events.map((event) => what(event, row)).join("; "));
+    const volume = row && !events.some((event) => event.signal === "rate") ? [`${number(row.rate)} requests/s`] : [];
+    this.line("what", [...events.map((event) => what(event, row)), ...volume].join("; "));
     this.line("where", caller ? [...new Set(events.map((event) => event.route).filter(Boolean))].join(", ") || "no single route" : "");
     this.line("since", `${clock(since)}, ${ago(latest.at - since)} ago`);
     this.line("deploy", !caller ? "" : deploy ? `${deploy.version}, ${since - deploy.t < 2 ? "just" : ago(since - deploy.t)} before it began` : "none of this caller is known");

@@ -1,7 +1,7 @@
 // The page: asks once a second, draws what has changed. What the viewer has chosen stands in the address.
 
 import { byId, clock, el, say, setText } from "./dom.js";
-import { Refused, get, useToken } from "./api.js";
+import { Refused, get, hasToken, useToken } from "./api.js";
 import { Traffic } from "./chart.js";
 import { Table } from "./table.js";
 import { Caller } from "./caller.js";
@@ -155,7 +155,7 @@ function soon() {
 async function whoAmI() {
   const found = await get("v1/you");
   if (!found.read) {
-    if (found.needs_token) askToken("");
+    if (found.needs_token) askToken(hasToken() ? "This token may not look." : "");
     else alive("not allowed", true);
     return null;
   }
