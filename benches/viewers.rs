@@ -149,7 +149,7 @@ fn look_on(page: &Dashboard, done: &AtomicBool, answers: &AtomicU64, bytes: &Ato
             for second in 0_u64.. {
                 every.tick().await;
                 ask(&format!("/v1/overview?span={span}")).await;
-                if number % 2 == 0 && second.is_multiple_of(2) {
+                if number.is_multiple_of(2) && second.is_multiple_of(2) {
                     ask("/v1/caller?name=client-00007").await;
                 }
             }
