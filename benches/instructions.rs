@@ -16,11 +16,13 @@ use std::fmt::Write as _;
 use std::process::{Command, ExitCode};
 
 use axum::body::Body;
-use callerid::{Callers, ErrorDetail};
+use callerid::{Builder, Callers, ErrorDetail};
 use http::{Response, StatusCode};
 use tower::Layer;
 
-use crate::support::contenders::{Contender, Kind, hold, on_axum, on_tower};
+use crate::support::contenders::{
+    Contender, Kind, hold, limited, nothing, on_axum, on_tower, refusing,
+};
 use crate::support::proc::CALM;
 use crate::support::{Fixed, Requests, builder, builder_with_route};
 
@@ -32,7 +34,7 @@ const REQUESTS: usize = 2_000;
 const TOLERANCE: f64 = 0.03;
 
 /// What is counted: its name, what is taken off, and what it tells.
-const SCENARIOS: [(&str, &str, &str); 11] = [
+const SCENARIOS: [(&str, &str, &str); 17] = [
     ("observed", "bare", "one warm caller, on tower"),
     (
         "observed-router",
@@ -52,14 +54,45 @@ const SCENARIOS: [(&str, &str, &str); 11] = [
     ),
     ("anonymous", "bare-anonymous", "no identity"),
     ("failing", "bare-failing", "422 with an ErrorDetail"),
+    (
+        "limited",
+        "bare",
+        "the observed one with a quota, a limit in flight and a ceiling",
+    ),
+    (
+        "refused",
+        "nothing",
+        "429 for a caller over its quota: all that it takes",
+    ),
+    (
+        "refused-router",
+        "nothing",
+        "the same in front of an axum router",
+    ),
+    (
+        "bare-router",
+        "nothing",
+        "what a refusal there spares: the router without a layer",
+    ),
+    (
+        "peer-refused",
+        "nothing",
+        "tower_governor's refusal: all that it takes",
+    ),
+    (
+        "peer-refused-router",
+        "nothing",
+        "the same in front of an axum router",
+    ),
     ("peer-trace", "bare", "tower-http TraceLayer, no subscriber"),
     ("peer-governor", "bare", "tower_governor"),
     ("peer-prometheus", "bare", "axum-prometheus"),
     ("peer-stack", "bare", "tower_governor + axum-prometheus"),
 ];
 
-/// Not guarded: which of the hundred share a slot of a thread's memory changes from run to run.
-const SHOWN_ONLY: &str = "observed-100";
+/// Not guarded: which of the hundred share a slot of a thread's memory changes from run to run, and a bare router is
+/// not ours.
+const SHOWN_ONLY: [&str; 2] = ["observed-100", "bare-router"];
 
 /// The goal of the project for `observed`, and what must not be missed.
 const GOAL: (f64, f64) = (2_000.0, 3_500.0);
@@ -99,7 +132,7 @@ fn measure(ours_only: bool) -> Result<BTreeMap<&'static str, f64>, String> {
     let mut absolute = BTreeMap::new();
     let mut figures = BTreeMap::new();
     for (name, baseline, _) in SCENARIOS {
-        if ours_only && (name.starts_with("peer-") || name == SHOWN_ONLY) {
+        if ours_only && (name.starts_with("peer-") || SHOWN_ONLY.contains(&name)) {
             continue;
         }
         for run in [baseline, name] {
@@ -223,6 +256,14 @@ fn child(scenario: &str, requests: usize) {
             .insert(ErrorDetail::new("missing").field("sku"));
         response
     });
+    let refuse = |axum, builder: Builder| {
+        let [ours, governor] = refusing(axum, builder.manual_tick());
+        if scenario.starts_with("peer") {
+            governor
+        } else {
+            ours
+        }
+    };
     let service = match scenario {
         "bare" | "bare-100" | "bare-invented" | "bare-anonymous" => on_tower(Kind::Bare, &tower),
         "observed" | "observed-100" | "rowless" | "invented" | "anonymous" => {
@@ -232,6 +273,13 @@ fn child(scenario: &str, requests: usize) {
         "observed-router" => on_axum(Kind::Callerid, &axum),
         "bare-failing" => hold(failing),
         "failing" => hold(tower.layer().layer(failing)),
+        "nothing" => nothing(),
+        "limited" => {
+            let limited = limited(builder_with_route().manual_tick());
+            hold(limited.layer().layer(support::Answer))
+        }
+        "refused" | "peer-refused" => refuse(false, builder_with_route()),
+        "refused-router" | "peer-refused-router" => refuse(true, builder()),
         "peer-trace" => on_tower(Kind::Trace, &tower),
         "peer-governor" => on_tower(Kind::Governor, &tower),
         "peer-prometheus" | "peer-stack" => {

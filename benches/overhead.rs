@@ -117,12 +117,16 @@ fn main() {
     );
 }
 
-fn table(callers: usize, axum: bool) -> Callers {
-    let builder = if axum {
+fn settings(axum: bool) -> callerid::Builder {
+    if axum {
         builder()
     } else {
         builder_with_route()
-    };
+    }
+}
+
+fn table(callers: usize, axum: bool) -> Callers {
+    let builder = settings(axum);
     let builder = if callers > 100 {
         roomy(builder, callers)
     } else {
@@ -143,7 +147,7 @@ fn contender(kind: Kind, axum: bool, callers: &Callers) -> Box<dyn Contender> {
 fn refusals(axum: bool, rounds: usize) -> f64 {
     let mut requests = Requests::of("client", 1);
     let callers = table(1, axum);
-    let [ours, governor] = refusing(axum);
+    let [ours, governor] = refusing(axum, settings(axum));
     let mut contenders = [contender(Kind::Bare, axum, &callers), ours, governor];
     for contender in &mut contenders {
         contender.serve(&mut requests, 5_000);

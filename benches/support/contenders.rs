@@ -122,7 +122,11 @@ macro_rules! governor {
 }
 
 /// callerid with a quota, a limit in flight and a ceiling, none of which anybody meets.
-fn limited(builder: callerid::Builder) -> Callers {
+///
+/// # Panics
+///
+/// Never: the settings are valid.
+pub fn limited(builder: callerid::Builder) -> Callers {
     roomy(builder, 10_000)
         .quota(Quota::per_second(1_000_000_000))
         .max_in_flight(1_000)
@@ -136,12 +140,7 @@ fn limited(builder: callerid::Builder) -> Callers {
 /// # Panics
 ///
 /// Never: the settings are valid.
-pub fn refusing(axum: bool) -> [Box<dyn Contender>; 2] {
-    let builder = if axum {
-        builder()
-    } else {
-        builder_with_route()
-    };
+pub fn refusing(axum: bool, builder: callerid::Builder) -> [Box<dyn Contender>; 2] {
     let callers = builder.quota(Quota::per_hour(1)).build();
     let callers = callers.expect("valid settings").layer();
     let governor = governor!(per_second(3_600), 1);
