@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::process::{Command, ExitCode};
 
 use axum::body::Body;
-use callerid::{Builder, Callers, ErrorDetail};
+use callerid::{Callers, ErrorDetail};
 use http::{Response, StatusCode};
 use tower::Layer;
 
@@ -256,14 +256,6 @@ fn child(scenario: &str, requests: usize) {
             .insert(ErrorDetail::new("missing").field("sku"));
         response
     });
-    let refuse = |axum, builder: Builder| {
-        let [ours, governor] = refusing(axum, builder.manual_tick());
-        if scenario.starts_with("peer") {
-            governor
-        } else {
-            ours
-        }
-    };
     let service = match scenario {
         "bare" | "bare-100" | "bare-invented" | "bare-anonymous" => on_tower(Kind::Bare, &tower),
         "observed" | "observed-100" | "rowless" | "invented" | "anonymous" => {
@@ -278,8 +270,10 @@ fn child(scenario: &str, requests: usize) {
             let limited = limited(builder_with_route().manual_tick());
             hold(limited.layer().layer(support::Answer))
         }
-        "refused" | "peer-refused" => refuse(false, builder_with_route()),
-        "refused-router" | "peer-refused-router" => refuse(true, builder()),
+        "refused" => refusing(Kind::Callerid, false, builder_with_route().manual_tick()),
+        "refused-router" => refusing(Kind::Callerid, true, builder().manual_tick()),
+        "peer-refused" => refusing(Kind::Governor, false, builder()),
+        "peer-refused-router" => refusing(Kind::Governor, true, builder()),
         "peer-trace" => on_tower(Kind::Trace, &tower),
         "peer-governor" => on_tower(Kind::Governor, &tower),
         "peer-prometheus" | "peer-stack" => {

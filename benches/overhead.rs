@@ -147,7 +147,8 @@ fn contender(kind: Kind, axum: bool, callers: &Callers) -> Box<dyn Contender> {
 fn refusals(axum: bool, rounds: usize) -> f64 {
     let mut requests = Requests::of("client", 1);
     let callers = table(1, axum);
-    let [ours, governor] = refusing(axum, settings(axum));
+    let [ours, governor] =
+        [Kind::Callerid, Kind::Governor].map(|kind| refusing(kind, axum, settings(axum)));
     let mut contenders = [contender(Kind::Bare, axum, &callers), ours, governor];
     for contender in &mut contenders {
         contender.serve(&mut requests, 5_000);

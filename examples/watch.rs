@@ -14,18 +14,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os()
         .nth(1)
         .map_or_else(|| PathBuf::from("callerid.toml"), PathBuf::from);
+    // Before it is read for the first time: what changes in between is read again, not missed.
+    let seen = std::fs::read(&path).ok();
     let callers = Callers::builder()
         .identify(identify::header("x-client-id").verified())
         .config(&path)?
         .build()?;
     println!("watching {} in mode {}", path.display(), callers.mode());
-    // A service does this on a thread of its own: std::thread::spawn(move || watch(&callers, &path)).
-    watch(&callers, &path);
+    // A service does this on a thread of its own: std::thread::spawn(move || watch(&callers, &path, seen)).
+    watch(&callers, &path, seen);
     Ok(())
 }
 
-fn watch(callers: &Callers, path: &Path) {
-    let mut seen = std::fs::read(path).ok();
+fn watch(callers: &Callers, path: &Path, mut seen: Option<Vec<u8>>) {
     loop {
         sleep(Duration::from_secs(1));
         let now = std::fs::read(path).ok();

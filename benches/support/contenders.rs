@@ -135,22 +135,27 @@ pub fn limited(builder: callerid::Builder) -> Callers {
         .expect("valid settings")
 }
 
-/// A service that has refused and goes on to: callerid's refusals, and tower_governor's.
+/// A service that has refused and goes on to: callerid, or tower_governor.
 ///
 /// # Panics
 ///
 /// Never: the settings are valid.
-pub fn refusing(axum: bool, builder: callerid::Builder) -> [Box<dyn Contender>; 2] {
-    let callers = builder.quota(Quota::per_hour(1)).build();
-    let callers = callers.expect("valid settings").layer();
-    let governor = governor!(per_second(3_600), 1);
-    if axum {
-        [
-            hold(router().layer(callers)),
-            hold(router().layer(governor)),
-        ]
+pub fn refusing(kind: Kind, axum: bool, builder: callerid::Builder) -> Box<dyn Contender> {
+    if kind == Kind::Governor {
+        let governor = governor!(per_second(3_600), 1);
+        if axum {
+            hold(router().layer(governor))
+        } else {
+            hold(governor.layer(Answer))
+        }
     } else {
-        [hold(callers.layer(Answer)), hold(governor.layer(Answer))]
+        let callers = builder.quota(Quota::per_hour(1)).build();
+        let callers = callers.expect("valid settings").layer();
+        if axum {
+            hold(router().layer(callers))
+        } else {
+            hold(callers.layer(Answer))
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod room;
 mod seat;
 pub(crate) mod snapshot;
 mod terms;
+mod words;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 
 /// The longest that a caller is told to wait on account of its hammering.
 const LONGEST: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
 /// A caller that has hammered for so long loses its connection too, on HTTP/1.
 const IGNORES: Duration = Duration::from_secs(15);
 
@@ -37,12 +38,15 @@ impl Patience {
             self.since.store(now.as_nanos(), Ordering::Relaxed);
         }
         let hammered = now.since(Timestamp::from_nanos(self.since.load(Ordering::Relaxed)));
+        let wait = nanos(wait);
         let least = wait
-            .max(hammered / 2)
-            .min(wait.max(LONGEST))
-            .max(Duration::from_secs(1));
-        let spread = (least / 2).clamp(Duration::from_secs(1), LONGEST);
-        let after = least + spread.mul_f64(jitter.clamp(0.0, 1.0));
+            .max(nanos(hammered) / 2)
+            .min(wait.max(nanos(LONGEST)))
+            .max(nanos(SECOND));
+        let spread = (least / 2).clamp(nanos(SECOND), nanos(LONGEST));
+        let jitter = (spread as f64 * jitter.clamp(0.0, 1.0)) as u64;
+        let after = Duration::from_nanos(least.saturating_add(jitter));
+        let least = Duration::from_nanos(least);
         // One that comes back within a second of its time has waited.
         self.due.store((now + least).as_nanos(), Ordering::Relaxed);
         Told {
@@ -50,6 +54,11 @@ impl Patience {
             close: hammered >= IGNORES,
         }
     }
+}
+
+/// In 64 bits, which last for centuries: this runs on every refusal.
+const fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
 }
 
 /// `Retry-After`: whole seconds, rounded up, at least 1 (RFC 9110, section 10.2.3).

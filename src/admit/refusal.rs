@@ -5,17 +5,16 @@
 //! problem types are those of draft-ietf-httpapi-ratelimit-headers-11. To gRPC it is HTTP 200 with status 8 in the
 //! headers, and `grpc-retry-pushback-ms` (gRFC A6): clients take a bare 429 for UNAVAILABLE and try again.
 
-use std::cell::RefCell;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::patience::whole_seconds;
 use super::quota::Quota;
+use super::words::{Look, Words, with_words};
 use crate::caller::Caller;
 use crate::outcome::Reason;
 
@@ -25,11 +24,6 @@ static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 static GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-
-const TYPES: &str = "https://iana.org/assignments/http-problem-types#";
-
-/// What the gRPC protocol wants encoded in a message, beside what is not ASCII.
-const GRPC_ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Makes a response of a refusal.
 pub(crate) type RefusalFn = dyn Fn(&Refusal) -> Response<Bytes> + Send + Sync;
@@ -156,43 +150,64 @@ impl Refusal {
     /// The answer that is given unless a closure gives another.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
-        with_words(self.limit, self.status, |words| {
-            let mut response = Response::new(Bytes::new());
-            *response.headers_mut() = HeaderMap::with_capacity(FIELDS);
-            match &self.grpc {
-                Some(content_type) => self.fill_grpc(&mut response, content_type, words),
-                None => self.fill_http(&mut response, words),
+        with_words(self.limit, self.status, |words| match &self.grpc {
+            Some(content_type) => {
+                let mut response = Response::new(Bytes::new());
+                *response.headers_mut() = HeaderMap::with_capacity(FIELDS);
+                self.fill_grpc(&mut response, content_type, words);
+                self.fill_any(response.headers_mut(), words);
+                response
             }
-            let headers = response.headers_mut();
-            if self.envoy && self.status != StatusCode::FORBIDDEN {
-                headers.insert(ENVOY_RATELIMITED.clone(), HeaderValue::from_static("true"));
-            }
-            if self.headers == RateLimitHeaders::Draft11 {
-                self.add_rate_limit(headers, words);
-            }
-            if self.close && self.http1 {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
+            None => self.http(words),
         })
     }
 
-    fn fill_http(&self, response: &mut Response<Bytes>, words: &Words) {
+    /// The answer over HTTP: what was said last in the same case is said again.
+    fn http(&self, words: &mut Words) -> Response<Bytes> {
+        let look = Look {
+            after: self.retry_after.map(whole_seconds),
+            left: self.left,
+            close: self.close && self.http1,
+            headers: self.headers,
+            envoy: self.envoy,
+        };
+        let (headers, body) = words.answer(look, self.told_name(), |words| {
+            let mut headers = HeaderMap::with_capacity(FIELDS);
+            let problem = HeaderValue::from_static("application/problem+json");
+            headers.insert(CONTENT_TYPE, problem);
+            if let Some(after) = look.after {
+                headers.insert(RETRY_AFTER, seconds(after));
+            }
+            self.fill_any(&mut headers, words);
+            headers
+        });
+        let mut response = Response::new(body);
         *response.status_mut() = self.status;
-        let body = self.problem(words);
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, seconds(whole_seconds(after)));
-        }
+        *response.headers_mut() = headers;
         if self.head {
             // Of another answer the server knows the length by its body.
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        } else {
-            *response.body_mut() = Bytes::from(body);
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+            *response.body_mut() = Bytes::new();
+        }
+        response
+    }
+
+    /// Who only claims a name need not learn what it was taken for.
+    fn told_name(&self) -> Option<&str> {
+        self.caller.is_verified().then(|| self.caller.name())
+    }
+
+    /// What is said over HTTP and to gRPC alike.
+    fn fill_any(&self, headers: &mut HeaderMap, words: &Words) {
+        if self.envoy && self.status != StatusCode::FORBIDDEN {
+            headers.insert(ENVOY_RATELIMITED.clone(), HeaderValue::from_static("true"));
+        }
+        if self.headers == RateLimitHeaders::Draft11 {
+            self.add_rate_limit(headers, words);
+        }
+        if self.close && self.http1 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
 
@@ -224,29 +239,6 @@ impl Refusal {
             headers.insert(RATELIMIT.clone(), limit);
         }
     }
-
-    /// The body: problem details of RFC 9457.
-    fn problem(&self, words: &Words) -> String {
-        let name = self.caller.name();
-        let mut json = String::with_capacity(words.problem.len() + name.len() + 48);
-        json.push_str(&words.problem);
-        if let Some(after) = self.retry_after {
-            let _ = write!(json, ",\"retry-after\":{}", whole_seconds(after));
-        }
-        // Who only claims a name need not learn what it was taken for.
-        if self.caller.is_verified() {
-            json.push_str(",\"caller\":\"");
-            for letter in name.chars() {
-                if matches!(letter, '"' | '\\') {
-                    json.push('\\');
-                }
-                json.push(letter);
-            }
-            json.push('"');
-        }
-        json.push('}');
-        json
-    }
 }
 
 /// Room for the header fields of a refusal.
@@ -261,104 +253,3 @@ fn seconds(seconds: u64) -> HeaderValue {
         |text| HeaderValue::from_static(text),
     )
 }
-
-/// What a limit always says, whoever meets it.
-struct Words {
-    limit: Limit,
-    status: StatusCode,
-    /// The field `RateLimit-Policy`, and the policy's name in it.
-    policy: Option<(HeaderValue, &'static str)>,
-    /// The problem, up to what differs from request to request.
-    problem: String,
-    /// The same for gRPC.
-    message: HeaderValue,
-}
-
-/// Limits whose words a thread keeps: a flood meets the same one again and again, and to refuse must be cheaper
-/// than to serve.
-const KEPT: usize = 8;
-
-thread_local!(static WORDS: RefCell<Vec<Words>> = const { RefCell::new(Vec::new()) });
-
-/// Takes the words out and puts them back, so that nothing is borrowed meanwhile.
-fn with_words<T>(limit: Limit, status: StatusCode, use_them: impl FnOnce(&Words) -> T) -> T {
-    let kept = WORDS.try_with(|kept| {
-        let mut kept = kept.try_borrow_mut().ok()?;
-        let known = |words: &Words| words.limit == limit && words.status == status;
-        let at = kept.iter().position(known)?;
-        Some(kept.swap_remove(at))
-    });
-    let words = kept
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Words::new(limit, status));
-    let used = use_them(&words);
-    // Where the thread is being torn down they are dropped.
-    let _ = WORDS.try_with(|kept| {
-        if let Ok(mut kept) = kept.try_borrow_mut() {
-            kept.truncate(KEPT - 1);
-            kept.push(words);
-        }
-    });
-    used
-}
-
-impl Words {
-    fn new(limit: Limit, status: StatusCode) -> Self {
-        let full = status == StatusCode::SERVICE_UNAVAILABLE;
-        let (policy, violated, detail) = match limit {
-            Limit::Quota { name, quota } => {
-                let (count, secs) = quota.window();
-                let policy = format!("\"{name}\";q={count};w={secs}");
-                (
-                    Some((policy, name)),
-                    name,
-                    format!("the quota of {quota} is spent"),
-                )
-            }
-            Limit::InFlight(max) => {
-                let name = "in-flight";
-                let policy = format!("\"{name}\";q={max};qu=\"concurrent-requests\"");
-                (
-                    Some((policy, name)),
-                    name,
-                    format!("{max} requests are in flight already"),
-                )
-            }
-            Limit::Ceiling if full => (None, "ceiling", "the service is full".to_owned()),
-            Limit::Ceiling => {
-                let detail = "the service is full, and this caller has its fair share";
-                (None, "ceiling", detail.to_owned())
-            }
-            Limit::Block => (None, "", "this caller is blocked".to_owned()),
-        };
-        let (kind, title) = match limit {
-            Limit::Block => ("about:blank".to_owned(), "Caller is blocked"),
-            Limit::Ceiling if full => (
-                format!("{TYPES}temporary-reduced-capacity"),
-                REDUCED_CAPACITY,
-            ),
-            _ => (format!("{TYPES}quota-exceeded"), QUOTA_EXCEEDED),
-        };
-        let code = status.as_u16();
-        let mut problem = format!(
-            "{{\"type\":\"{kind}\",\"title\":\"{title}\",\"status\":{code},\"detail\":\"{detail}\""
-        );
-        if !violated.is_empty() {
-            let _ = write!(problem, ",\"violated-policies\":[\"{violated}\"]");
-        }
-        let value = |text: &str| HeaderValue::from_str(text).ok();
-        let message = utf8_percent_encode(&detail, GRPC_ENCODED).to_string();
-        Self {
-            limit,
-            status,
-            policy: policy.and_then(|(policy, name)| Some((value(&policy)?, name))),
-            problem,
-            message: value(&message).unwrap_or(HeaderValue::from_static("refused")),
-        }
-    }
-}
-
-const REDUCED_CAPACITY: &str =
-    "Request cannot be satisfied due to temporary server capacity constraints";
-const QUOTA_EXCEEDED: &str = "Request cannot be satisfied as assigned quota has been exceeded";
