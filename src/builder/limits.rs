@@ -45,7 +45,7 @@ impl Builder {
         self
     }
 
-    /// What callers of a tier may do, each ([`Account::tier`]).
+    /// What callers of a tier may do, each ([`Account::tier`](crate::Account::tier)).
     pub fn tier(mut self, name: impl Into<String>, policy: Policy) -> Self {
         self.policies.tiers.insert(name.into(), policy);
         self
@@ -62,7 +62,7 @@ impl Builder {
         self
     }
 
-    /// The switch, which caps every narrower mode; [`Callers::set_mode`] moves it later. Default
+    /// The switch, which caps every narrower mode; [`Callers::set_mode`](crate::Callers::set_mode) moves it later. Default
     /// [`Mode::Enforce`]: what is written down is meant. Nothing is refused where nothing is written down.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);

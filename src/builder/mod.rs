@@ -27,7 +27,7 @@ const TRACKED: usize = 4_096;
 const RESERVED: usize = 32;
 const IDLE: Duration = Duration::from_secs(600);
 
-/// Settings of [`Callers`]; every one but [`Builder::identify`] has a default.
+/// Settings of [`Callers`](crate::Callers); every one but [`Builder::identify`] has a default.
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder {
     sources: Vec<Box<dyn Identify>>,
@@ -192,7 +192,7 @@ impl Builder {
         self
     }
 
-    /// Starts no thread: whoever says this calls [`Callers::tick`].
+    /// Starts no thread: whoever says this calls [`Callers::tick`](crate::Callers::tick).
     pub fn manual_tick(mut self) -> Self {
         self.manual_tick = true;
         self
