@@ -65,7 +65,8 @@ fn durations(
     let mut requests = Requests::of("client", active);
     let clock = MonotonicClock::new();
     let seconds = if quick() { 2 } else { 8 };
-    let (mut flushes, mut rolls, mut renders, mut snapshots) = (vec![], vec![], vec![], vec![]);
+    let (mut flushes, mut looks, mut rolls) = (vec![], vec![], vec![]);
+    let (mut renders, mut snapshots) = (vec![], vec![]);
     let timed = |list: &mut Vec<f64>, f: &mut dyn FnMut()| {
         let begun = thread_time();
         f();
@@ -76,10 +77,12 @@ fn durations(
     for quarter in 0..4 * seconds {
         service.serve(&mut requests, 5 * active);
         timed(&mut flushes, &mut || callers.flush());
+        // What a flush has left to do is little: this is what looks at every caller for a change.
+        timed(&mut looks, &mut || callers.tick(clock.now()));
         if quarter % 4 == 3 {
             timed(&mut renders, &mut || drop(exporter.render()));
             std::thread::sleep(Duration::from_millis(1_010));
-            // What a flush has left to do is little: this is the roll and the sweep.
+            // The same with the roll and the sweep.
             timed(&mut rolls, &mut || callers.tick(clock.now()));
             timed(&mut snapshots, &mut || drop(callers.snapshot()));
         }
@@ -91,9 +94,13 @@ fn durations(
         middle
     };
     let flush = line("flush", &mut flushes);
-    let roll = line("tick with a roll and a sweep", &mut rolls);
+    let look = line("tick, nothing left to flush", &mut looks);
+    let roll = line("the same with a roll and a sweep", &mut rolls);
     let render = line("render of all metrics", &mut renders);
     line("snapshot", &mut snapshots);
+    if per_second.is_some() {
+        line("a flush: of which the exporter's", &mut recording(active));
+    }
     match per_second {
         None => verdict(
             "render at the default caps, ms",
@@ -105,9 +112,9 @@ fn durations(
         ),
         Some(callers) => {
             let thousands = callers as f64 / 1_000.0;
-            let work = (4.0 * flush + roll) / thousands;
+            let work = (4.0 * flush + 3.0 * look + roll) / thousands;
             verdict(
-                "4 flushes + 1 roll, ms/s per 1,000 callers",
+                "4 flushes and looks + 1 roll, ms/s per 1,000 callers",
                 work,
                 1.0,
                 5.0,
@@ -116,6 +123,21 @@ fn durations(
             );
         }
     }
+}
+
+/// What the recorder takes for the samples of one flush alone: an exporter keeps every one of them.
+fn recording(active: usize) -> Vec<f64> {
+    let handles: Vec<_> = (0..2 * active)
+        .map(|at| metrics::histogram!("floor_seconds", "at" => at.to_string()))
+        .collect();
+    let record = |_| {
+        let begun = thread_time();
+        handles
+            .iter()
+            .for_each(|handle| handle.record_many(7e-5, 5));
+        (thread_time() - begun).as_secs_f64() * 1e3
+    };
+    (0..16).map(record).collect()
 }
 
 /// What the other thread does over and over while latencies are taken.

@@ -12,7 +12,7 @@ use programs::{Demo, Running, call, open, samples, sum, until};
 use serde_json::Value;
 
 /// Names, kinds and labels as other programs rely on them, without those that a roster or a limit brings.
-const CONTRACT: [(&str, &str, &[&str]); 14] = [
+const CONTRACT: [(&str, &str, &[&str]); 15] = [
     ("callerid_requests_started_total", "counter", &["caller"]),
     ("callerid_requests_total", "counter", &["caller", "class"]),
     (
@@ -30,6 +30,7 @@ const CONTRACT: [(&str, &str, &[&str]); 14] = [
         "counter",
         &["caller", "fault", "route"],
     ),
+    ("callerid_runaways_total", "counter", &["caller", "signal"]),
     ("callerid_in_flight_requests", "gauge", &["caller"]),
     ("callerid_request_body_bytes_total", "counter", &["caller"]),
     ("callerid_response_body_bytes_total", "counter", &["caller"]),
