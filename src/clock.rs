@@ -137,11 +137,11 @@ impl Clock for MonotonicClock {
 }
 
 /// A clock that stands still until it is moved. Clones show the same time.
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "replay", feature = "test-util"))]
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock(Arc<std::sync::atomic::AtomicU64>);
 
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "replay", feature = "test-util"))]
 impl ManualClock {
     /// A clock that shows `start`.
     #[must_use]
@@ -157,7 +157,7 @@ impl ManualClock {
     }
 }
 
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "replay", feature = "test-util"))]
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_nanos(self.0.load(std::sync::atomic::Ordering::Acquire))

@@ -115,9 +115,10 @@
 //! * `config`: policies and the roster in `callerid.toml` ([`Builder::config`], [`Callers::reload`]).
 //! * `dashboard`: the page, as a tower service that you mount ([`Callers::dashboard`]).
 //! * `redis`: quotas that all replicas share ([`Fleet`], [`docs::fleet`]).
+//! * `replay`: access logs through the same pipeline on log time ([`replay::Replay`]).
 //! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
 //! * `test-util`: [`clock::ManualClock`], time that a test sets.
-//! * `full`: `axum`, `config`, `dashboard`, `redis` and `serde`.
+//! * `full`: `axum`, `config`, `dashboard`, `redis`, `replay` and `serde`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admit;
@@ -131,7 +132,7 @@ mod config;
 #[cfg(feature = "dashboard")]
 #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
 pub mod dashboard;
-// Runs over logs (`examples/replay.rs`); the live service does not feed it yet.
+// Public for the tests, which feed it by itself.
 #[doc(hidden)]
 pub mod detect;
 pub mod docs;
@@ -153,6 +154,9 @@ mod record;
 mod registry;
 #[cfg(feature = "dashboard")]
 mod remember;
+#[cfg(feature = "replay")]
+#[cfg_attr(docsrs, doc(cfg(feature = "replay")))]
+pub mod replay;
 mod roster;
 pub mod snapshot;
 mod span;

@@ -44,7 +44,7 @@ const LAYERS: [(&[&str], bool); 6] = [
         true,
     ),
     // Leaves.
-    (&["extract", "dashboard", "docs"], false),
+    (&["extract", "dashboard", "docs", "replay"], false),
 ];
 
 /// Words that the words' own layer keeps from each other: a name needs no clock.

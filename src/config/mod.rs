@@ -152,6 +152,22 @@ fn overlay(table: &mut Table, later: Table) {
 }
 
 impl Contents {
+    #[cfg(feature = "replay")]
+    fn leave_fleet(&mut self) {
+        #[cfg(feature = "redis")]
+        {
+            self.fleet = None;
+        }
+        let policies = &mut self.policies;
+        let tables = std::iter::once(&mut policies.default)
+            .chain(&mut policies.provenance)
+            .chain(policies.tiers.values_mut())
+            .chain(self.accounts.iter_mut().map(|account| &mut account.policy));
+        for policy in tables {
+            policy.scope = policy.scope.map(|_| crate::admit::Scope::Instance);
+        }
+    }
+
     /// The policies and accounts of the files laid over those of the program.
     pub(crate) fn over(&self, base: &Policies, accounts: &[Account]) -> (Policies, Vec<Account>) {
         let mut policies = self.policies.clone();
@@ -272,6 +288,18 @@ impl Builder {
         ConfigError::of(loaded.read(self.time()))?;
         self.config = Some(loaded);
         Ok(self)
+    }
+}
+
+#[cfg(feature = "replay")]
+impl Builder {
+    /// What would be shared with a fleet is this instance's own: whoever asks what limits would do must not touch the
+    /// fleet's counts.
+    pub(crate) fn without_fleet(mut self) -> Self {
+        if let Some(loaded) = &mut self.config {
+            loaded.contents.leave_fleet();
+        }
+        self
     }
 }
 

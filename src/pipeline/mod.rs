@@ -4,6 +4,8 @@
 mod exempt;
 mod grpc_routes;
 mod late;
+#[cfg(feature = "replay")]
+mod logged;
 pub(crate) mod paths;
 mod ticket;
 #[cfg(feature = "redis")]
@@ -22,6 +24,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
 use self::grpc_routes::GrpcRoutes;
 pub use self::late::CallerSlot;
+#[cfg(feature = "replay")]
+pub(crate) use self::logged::Logged;
 use self::paths::Paths;
 pub(crate) use self::ticket::{Ticket, Unwinding};
 #[cfg(feature = "redis")]

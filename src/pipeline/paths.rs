@@ -21,6 +21,8 @@ const MOST: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
     any: AtomicBool,
+    /// Whether there are none to look at: a log has routes.
+    none: AtomicBool,
     keys: foldhash::quality::RandomState,
     watched: Mutex<Vec<Watched>>,
 }
@@ -38,8 +40,17 @@ impl Paths {
         self.any.load(Ordering::Relaxed)
     }
 
+    /// Never looks at any.
+    #[cfg(feature = "replay")]
+    pub(crate) fn close(&self) {
+        self.none.store(true, Ordering::Relaxed);
+    }
+
     /// Begins to look at the paths of a row.
     pub(crate) fn watch(&self, row: &Arc<Row>) {
+        if self.none.load(Ordering::Relaxed) {
+            return;
+        }
         let mut watched = lock(&self.watched);
         if watched.len() >= MOST || watched.iter().any(|known| Arc::ptr_eq(&known.row, row)) {
             return;

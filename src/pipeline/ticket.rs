@@ -88,6 +88,14 @@ impl Ticket {
         }
     }
 
+    /// The request began before it was opened here.
+    #[cfg(feature = "replay")]
+    pub(super) fn began_earlier(&mut self, by: std::time::Duration) {
+        let begun = self.begun - by;
+        self.place.lane.began_earlier(self.begun.since(begun));
+        self.begun = begun;
+    }
+
     /// What admission has found: what the request holds, and why it would have been refused.
     #[inline]
     pub(super) fn admitted(&mut self, permit: Option<Permit>, would_refuse: Option<Reason>) {

@@ -179,6 +179,13 @@ impl Lane {
         add(&lane.cells.started, 1, own);
     }
 
+    /// Puts the begin of a request that has been started back by so much.
+    #[cfg(feature = "replay")]
+    pub(crate) fn began_earlier(&self, by: Duration) {
+        let (lane, own) = self.mine();
+        add(&lane.cells.clock, by.as_nanos() as u64, own);
+    }
+
     /// Takes back a start, because the request belongs to another row from now on.
     pub(crate) fn move_away(&self, begun: Timestamp) {
         let (lane, own) = self.mine();

@@ -7,6 +7,9 @@ use super::lane::Lane;
 use crate::clock::Timestamp;
 use crate::outcome::{Class, Reason};
 
+/// Nanoseconds that requests may have taken in sum: 36 years, less than what a count without its begin is off by.
+const LONG: u128 = 1 << 60;
+
 /// Counts of a row since its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -89,7 +92,11 @@ impl Flow {
         let (first, last) = (before.in_flight(), self.in_flight());
         let begun = self.started.saturating_sub(before.started);
         // What began in between may have been in flight for all of the time, and not longer.
-        let most = passed.saturating_mul(u128::from(first.saturating_add(begun)));
+        let mut most = passed.saturating_mul(u128::from(first.saturating_add(begun)));
+        if first == 0 && last == 0 {
+            // A log tells of a request when it has ended, however long ago that began.
+            most = most.max(LONG);
+        }
         if u128::from(nanos) <= most {
             return Duration::from_nanos(nanos);
         }
@@ -149,5 +156,26 @@ mod tests {
         assert_eq!(torn.busy_since(&before), Duration::from_millis(400));
         let later = totals.flow(at(500));
         assert_eq!(later.busy_since(&torn), Duration::from_millis(150));
+    }
+
+    #[test]
+    fn a_request_that_is_told_of_at_its_end_counts_in_full() {
+        let at = |secs: u64| Timestamp::from_secs(secs);
+        let before = Totals::default().flow(at(1_700_000_000));
+        let totals = Totals {
+            started: 1,
+            by_class: [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            clock: 90_000_000_000,
+            ..Totals::default()
+        };
+        let after = totals.flow(at(1_700_000_001));
+        assert_eq!(after.busy_since(&before), Duration::from_secs(90));
+        // Nothing is open, and an end was read without its begin: no time of that length has passed.
+        let torn = Totals {
+            clock: at(1_700_000_001).as_nanos(),
+            ..totals
+        };
+        let torn = torn.flow(at(1_700_000_001)).busy_since(&before);
+        assert_eq!(torn, Duration::ZERO);
     }
 }

@@ -383,6 +383,13 @@ impl Seen {
         routes: &mut Routes,
     ) {
         row.with_lanes(|lanes| {
+            let started = lanes.iter().map(|lane| lane.started());
+            let started = started.fold(0, u64::wrapping_add);
+            if started == self.flow.started && self.flow.in_flight() == 0 {
+                // Nothing was open and nothing has begun: nothing can have ended.
+                self.flow.at = now;
+                return;
+            }
             let flow = crate::record::totals::totals(lanes).flow(now);
             news.started = small(flow.started.saturating_sub(self.flow.started));
             news.in_flight = small(flow.in_flight());

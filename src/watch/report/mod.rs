@@ -1,6 +1,6 @@
 //! The report of a runaway, for the post-mortem.
 
-mod text;
+pub(crate) mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

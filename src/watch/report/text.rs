@@ -171,7 +171,7 @@ fn line(event: &Event) -> String {
 }
 
 /// Names come from outside, and Markdown is code.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -187,7 +187,7 @@ fn escape(text: &str) -> String {
 }
 
 /// A time of day and date in UTC.
-fn utc(t: f64) -> String {
+pub(crate) fn utc(t: f64) -> String {
     let secs = t.max(0.0) as u64;
     let (days, second) = (secs / 86_400, secs % 86_400);
     // The civil calendar from days since 1970-01-01, by eras of 400 years of 146,097 days that begin in March.
