@@ -2,13 +2,49 @@
 
 use std::fmt::Write;
 
+use callerid::events::{Body, Event, Kind};
 use callerid::snapshot::{CallerSnapshot, RouteSnapshot};
-use callerid::{Class, Snapshot};
+use callerid::{Callers, Class, Snapshot};
 
 /// How much of the past a glance shows, in seconds.
 const SPAN: usize = 10;
 const BAR: usize = 30;
 const SHOWN: usize = 12;
+
+/// A finding, a deploy or a change of a limit, as a line; `None` for what is only an update.
+pub(crate) fn told(callers: &Callers, event: &Event) -> Option<String> {
+    let who = clean(event.caller().unwrap_or("the service"));
+    let line = match (event.kind, event.finding(), event.pin()) {
+        (Kind::RunawayStarted | Kind::RunawayUpdated, Some(found), _) => {
+            let words = clean(&callers.in_words(event)?);
+            let after = event.t - found.since;
+            format!("!! {words} [{} after {after:.1} s]", event.kind.as_str())
+        }
+        (Kind::RunawayEnded, ..) => format!("ok {who} is back to its past"),
+        (Kind::ServiceDegraded, ..) => {
+            "!! the service fails several callers: nobody to blame".to_owned()
+        }
+        (Kind::ServiceRecovered, ..) => "ok the service works again".to_owned(),
+        (Kind::Crowd, ..) => "-- everybody sends more".to_owned(),
+        (Kind::CrowdEnded, ..) => "-- everybody sends as usual".to_owned(),
+        (Kind::Pin, _, Some(pin)) => {
+            let version = clean(pin.version.as_deref().unwrap_or("something"));
+            format!("-- {who} has deployed {version}")
+        }
+        (_, _, None) => {
+            let Body::Policy { change, author, .. } = &event.body else {
+                return None;
+            };
+            format!(
+                "-- {} changed what {who} may do: {}",
+                clean(author),
+                clean(change)
+            )
+        }
+        _ => return None,
+    };
+    Some(format!("\n{line}\n"))
+}
 
 /// Who sent how much in the last ten seconds, busiest first. Routes and errors are those since `before`.
 pub(crate) fn render(snapshot: &Snapshot, before: Option<&Snapshot>, act: &str) -> String {

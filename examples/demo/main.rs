@@ -9,10 +9,13 @@
 mod api;
 mod args;
 mod glance;
+mod learned;
+mod past;
 mod traffic;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,11 +25,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use callerid::dashboard::Access;
-use callerid::{Account, Callers, Fleet, LATENCY_BUCKETS, Scope, identify};
+use callerid::{Account, Builder, Callers, Fleet, LATENCY_BUCKETS, Scope, identify};
+use futures_util::StreamExt as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing::subscriber::{NoSubscriber, with_default};
 
 use crate::args::{Args, Parsed};
 
@@ -63,33 +68,45 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(args: Args) -> Result<(), Error> {
-    let id = identify::header("x-client-id");
-    let mut builder = Callers::builder();
+    let mut builder = named(Callers::builder(), &args);
     if let Some(config) = &args.config {
         builder = builder.config(config)?;
     }
-    if let Some(redis) = args.redis {
+    if let Some(redis) = args.redis.clone() {
         builder = builder
             .fleet(Fleet::new("demo").redis(redis))
             .scope(Scope::Fleet);
     }
-    if let Some(file) = args.state {
+    if let Some(file) = &args.state {
         builder = builder.state_file(file);
     }
-    if !(args.no_traffic || args.claimed) {
-        for (name, owner, contact) in traffic::ROSTER {
-            builder = builder.caller(Account::new(name).owner(owner).contact(contact));
-        }
-    }
+    let learned = args.state.as_ref().map(|file| {
+        let mut learned = file.clone();
+        learned.push(".learned");
+        PathBuf::from(learned)
+    });
+    let kept = learned.as_ref().is_some_and(|file| file.exists());
+    // Before there is a recorder: what never happened is not counted, nor said.
+    let past = (!kept && !args.no_traffic)
+        .then(|| {
+            with_default(NoSubscriber::default(), || {
+                past::learn(named(Callers::builder(), &args))
+            })
+        })
+        .transpose()?;
+    let metrics = recorder()?;
     let callers = builder
         .service("prices-demo")
         .version(env!("CARGO_PKG_VERSION"))
-        .identify(if args.claimed { id } else { id.verified() })
         // Feature `axum` does both by itself; this way the demo runs without naming a feature.
         .route(|head| head.extensions().get().map(MatchedPath::as_str))
         .peer(|extensions| Some(extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip()))
         .build()?;
-    let metrics = recorder()?;
+    if let Some(past) = past {
+        callers.restore(&past)?;
+    } else if let Some(file) = &learned {
+        tracing::info!("{}", learned::restore(&callers, file));
+    }
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -112,7 +129,11 @@ async fn run(args: Args) -> Result<(), Error> {
     let mut server = tokio::spawn(server.into_future());
     tokio::spawn(upkeep(metrics));
     say(&format!("listening on http://{address}\n"));
-    let crowd = (!args.no_traffic).then(|| tokio::spawn(traffic::run(address, callers)));
+    tokio::spawn(tell(callers.clone()));
+    if let Some(file) = learned.clone() {
+        tokio::spawn(keep(callers.clone(), file));
+    }
+    let crowd = (!args.no_traffic).then(|| tokio::spawn(traffic::run(address, callers.clone())));
 
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -120,12 +141,46 @@ async fn run(args: Args) -> Result<(), Error> {
         ended = &mut server => return Ok(ended??),
     }
     crowd.inspect(|crowd| crowd.abort());
+    if let Some(file) = &learned {
+        learned::keep(&callers, file)?;
+    }
     drop(stop);
     match tokio::time::timeout(GRACE, server).await {
         Ok(ended) => ended??,
         Err(_) => tracing::info!("requests were still under way; they end here"),
     }
     Ok(())
+}
+
+/// How the demo knows its callers.
+fn named(mut builder: Builder, args: &Args) -> Builder {
+    let id = identify::header("x-client-id");
+    if !(args.no_traffic || args.claimed) {
+        for (name, owner, contact) in traffic::ROSTER {
+            builder = builder.caller(Account::new(name).owner(owner).contact(contact));
+        }
+    }
+    builder.identify(if args.claimed { id } else { id.verified() })
+}
+
+/// Prints what is detected: when, who, and why.
+async fn tell(callers: Callers) {
+    let mut events = callers.subscribe();
+    while let Some(event) = events.next().await {
+        if let Some(told) = glance::told(&callers, &event) {
+            say(&told);
+        }
+    }
+}
+
+/// Keeps what was learned.
+async fn keep(callers: Callers, file: PathBuf) {
+    loop {
+        tokio::time::sleep(learned::EVERY).await;
+        if let Err(error) = learned::keep(&callers, &file) {
+            tracing::warn!("what was learned cannot be kept: {error}");
+        }
+    }
 }
 
 /// What operators look at. Whoever is on this machine may use the brake too.

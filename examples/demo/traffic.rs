@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{Method, Request, Uri};
+use axum::http::{Method, Request, StatusCode, Uri};
 use callerid::Callers;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -55,14 +55,14 @@ enum Act {
 }
 
 /// A team and what it sends: calls with their requests per second.
-struct Team {
+pub(crate) struct Team {
     /// `None` sends no identity.
-    name: Option<&'static str>,
-    calls: &'static [(f64, Call)],
+    pub(crate) name: Option<&'static str>,
+    pub(crate) calls: &'static [(f64, Call)],
 }
 
 #[derive(Clone, Copy)]
-enum Call {
+pub(crate) enum Call {
     Price,
     /// The same article again and again.
     SamePrice,
@@ -86,7 +86,7 @@ pub(crate) const ROSTER: [(&str, &str, &str); 3] = [
     ("mobile-bff", "Apps", "+1 555 0100"),
 ];
 
-const TEAMS: [Team; 10] = [
+pub(crate) const TEAMS: [Team; 10] = [
     Team {
         name: Some(CHECKOUT),
         calls: &[
@@ -210,6 +210,17 @@ fn traceparent() -> String {
     format!("00-{trace:032x}-{span:016x}-01")
 }
 
+/// The program of a team; checkout's buggy feature is a version of its own.
+pub(crate) fn agent(team: Option<&str>, buggy: bool) -> String {
+    let name = team.unwrap_or("curl");
+    let version = if name == CHECKOUT && buggy {
+        "4.2.0"
+    } else {
+        "4.1.7"
+    };
+    format!("{name}/{version}")
+}
+
 #[derive(Clone)]
 struct Sender {
     http: Http,
@@ -234,11 +245,7 @@ impl Sender {
 
     /// The program of the team, whose version tells of a deploy.
     fn agent(&self, act: Act) -> String {
-        let name = self.name.unwrap_or("curl");
-        match (name, act) {
-            (CHECKOUT, Act::EveryOrder) => format!("{name}/4.2.0"),
-            _ => format!("{name}/4.1.7"),
-        }
+        agent(self.name, act == Act::EveryOrder)
     }
 
     async fn exchange(&self, call: Call, act: Act) -> Result<(), crate::Error> {
@@ -265,6 +272,28 @@ impl Sender {
 }
 
 impl Call {
+    /// Method, path, route, status and time of a call, as the demo answers it on a calm day.
+    pub(crate) fn simulated(self) -> (Method, String, &'static str, StatusCode, Duration) {
+        let (method, path, _) = self.request();
+        let (route, status, ms) = match self {
+            Self::Price | Self::SamePrice => ("/v1/prices/{sku}", StatusCode::OK, 4..8),
+            Self::Order => ("/v1/orders", StatusCode::CREATED, 6..9),
+            Self::BadOrder => ("/v1/orders", StatusCode::UNPROCESSABLE_ENTITY, 80..90),
+            Self::Slow => ("/v1/slow", StatusCode::OK, 200..800),
+            Self::Stream | Self::Abandon => ("/v1/stream", StatusCode::OK, 600..800),
+            Self::Fail => ("/v1/fail", StatusCode::INTERNAL_SERVER_ERROR, 1..3),
+            Self::OldPath => ("unmatched", StatusCode::NOT_FOUND, 1..3),
+            Self::Probe => ("/healthz", StatusCode::OK, 1..2),
+        };
+        (
+            method,
+            path,
+            route,
+            status,
+            Duration::from_millis(fastrand::u64(ms)),
+        )
+    }
+
     fn request(self) -> (Method, String, String) {
         let get = |path: String| (Method::GET, path, String::new());
         let post = |body: String| (Method::POST, "/v1/orders".to_owned(), body);

@@ -16,9 +16,9 @@ use crate::clock::Timestamp;
 use crate::outcome::Class;
 
 /// After a pause of the whole stream references are raised for so many seconds,
-pub(super) const GRACE: f64 = 90.0;
+const GRACE: f64 = 90.0;
 /// and after a slow spell of the service for so many.
-const SLOW_GRACE: f64 = 60.0;
+pub(super) const SLOW_GRACE: f64 = 60.0;
 /// A pause is at least so many seconds, and more where requests are few.
 const PAUSE: f64 = 20.0;
 /// Windows after which remembered bursts are lowered by a step of 6 %: half in three days.
@@ -203,7 +203,8 @@ impl Detector {
                 state.errors.count(&[0.0; Class::COUNT], dt, learn);
                 state.errors.settle(!learn);
                 state.rate.observe(0.0, dt, &world);
-                state.rate.settle(state.alarms & Signal::Rate.bit() != 0);
+                let alarmed = state.alarms & Signal::Rate.bit() != 0;
+                state.rate.settle(alarmed, !learn || world.grace > 1.0);
                 state.hold.observe(0.0, 0, dt, &world, 1.0);
                 state.hold.settle(!learn);
             }

@@ -10,7 +10,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use super::WARM;
-use super::detector::{Detector, GRACE};
+use super::detector::{Detector, SLOW_GRACE};
 use super::observe::{CallerId, RouteId};
 use super::state::State;
 use crate::clock::Timestamp;
@@ -240,8 +240,8 @@ impl Detector {
         }
         self.clock = self.clock.max(clock).max(WARM);
         (self.second, self.window) = (self.clock, self.clock);
-        // As after any pause, and for the callers who come back one after another.
-        self.grace_until = self.clock + GRACE;
+        // For the callers who come back one after another.
+        self.grace_until = self.clock + SLOW_GRACE;
         self.unclaimed = Unclaimed {
             pasts,
             until: self.clock + UNCLAIMED,

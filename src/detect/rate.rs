@@ -167,9 +167,15 @@ impl Rate {
         }
     }
 
-    /// A burst that ended by itself is remembered.
-    pub(super) fn settle(&mut self, alarmed: bool) {
-        if !alarmed && self.calm() {
+    /// A burst that ended by itself is remembered. One that came with another alarm, or while references are raised
+    /// so that nothing would have been said of it, is no proof of harmlessness.
+    pub(super) fn settle(&mut self, alarmed: bool, proves_nothing: bool) {
+        if alarmed || !self.calm() {
+            return;
+        }
+        if proves_nothing {
+            self.burst = [Height::default(); 4];
+        } else {
             self.remember();
         }
     }
@@ -335,7 +341,7 @@ mod tests {
     fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Alarm)> {
         for tick in 0..seconds * 4 {
             rate.observe(n(tick), 0.25, &world());
-            rate.settle(false);
+            rate.settle(false, false);
             if tick % 40 == 39 {
                 rate.roll(false);
             }
@@ -376,7 +382,7 @@ mod tests {
         // The first one is seen without being said, as in the first minutes.
         for tick in 0..400 {
             rate.observe(if tick < 60 { 10.0 } else { 1.0 }, 0.25, &world());
-            rate.settle(false);
+            rate.settle(false, false);
         }
         assert!(run(&mut rate, 60, |tick| if tick < 60 { 11.0 } else { 1.0 }).is_none());
         let (delay, _) = run(&mut rate, 300, |_| 11.0).unwrap();
@@ -388,7 +394,7 @@ mod tests {
         let mut rate = steady();
         for _ in 0..40 {
             rate.observe(400.0, 10.0, &world());
-            rate.settle(true);
+            rate.settle(true, false);
             rate.roll(true);
         }
         assert!((rate.mean() - 4.0).abs() < 0.2);
@@ -401,7 +407,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         for tick in 0..4800 {
             bursty.observe(if rng.u32(0..40) == 0 { 40.0 } else { 0.0 }, 0.25, &world());
-            bursty.settle(false);
+            bursty.settle(false, false);
             if tick % 40 == 39 {
                 bursty.roll(false);
             }
