@@ -32,19 +32,19 @@ const STORY: [(u64, &str, Act); 7] = [
         "Wednesday: a buggy feature of checkout, deployed as 4.2.0, calls /v1/orders in every situation.",
         Act::EveryOrder,
     ),
-    (155, "The feature is switched off.", Act::Calm),
+    (180, "The feature is switched off.", Act::Calm),
     (
-        180,
+        205,
         "It is redeployed by accident, and happens again.",
         Act::EveryOrder,
     ),
-    (205, "Calm.", Act::Calm),
+    (250, "Calm.", Act::Calm),
     (
-        235,
+        280,
         "Monday: checkout's cache evicts every price.",
         Act::LostCache,
     ),
-    (255, "Calm.", Act::Calm),
+    (330, "Calm.", Act::Calm),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

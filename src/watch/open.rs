@@ -95,11 +95,11 @@ impl Inner {
             return;
         }
         for open in self.open.values_mut() {
-            let Some(finding) = open
-                .said
-                .finding()
-                .filter(|finding| finding.pattern.is_none())
-            else {
+            // Where the suspect route has no parameter, its keys are not in the path.
+            let plain = |route: &Arc<str>| !route.contains(['{', ':', '*']);
+            let Some(finding) = open.said.finding().filter(|finding| {
+                finding.pattern.is_none() && !finding.route.as_ref().is_some_and(plain)
+            }) else {
                 continue;
             };
             let Some(pattern) = open.row().and_then(|row| core.paths.pattern(row)) else {
