@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Request, Response, StatusCode};
+use callerid::clock::MonotonicClock;
 use callerid::{Builder, Callers, Clock, Timestamp};
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt, Full};
@@ -37,7 +38,7 @@ struct Template(&'static str);
 /// What detection has learned after a calm hour, given how the demo identifies its callers.
 pub(crate) fn learn(builder: Builder) -> Result<Vec<u8>, crate::Error> {
     let clock = Rehearsal::default();
-    let begin = Timestamp::from(SystemTime::now() - LENGTH);
+    let begin = MonotonicClock::new().now() - LENGTH;
     clock.0.store(begin.as_nanos(), Ordering::Relaxed);
     let callers = builder
         .clock(clock.clone())
