@@ -58,8 +58,15 @@
 //! this order. A [`Policy`] is found field by field: by caller, tier, provenance, default. Requests without
 //! identity are refused only by a policy for [`Provenance::Unknown`]. What is refused is answered with 429, or
 //! status 8 over gRPC, without reading the body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of
-//! its caller. A request that a later limit refuses has spent its quota. [`Callers::set_mode`] is the switch;
+//! its caller. A refusal takes nothing from any limit. [`Callers::set_mode`] is the switch;
 //! [`Callers::clamp`] is for an incident.
+//!
+//! # Who did it
+//!
+//! Every caller is compared with its own past, and with the others, four times a second. Who departs from it is said,
+//! with the route, class and deploy that explain it and with what the service suffers ([`events`],
+//! [`Callers::subscribe`], [`docs::detection`]). [`Callers::blame`] compares two windows, [`Callers::report`] is for the
+//! post-mortem, [`Builder::clamp_runaways`] holds a runaway while the service is hurt.
 //!
 //! # Metrics
 //!

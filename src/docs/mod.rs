@@ -3,6 +3,9 @@
 #[doc = include_str!("limits.md")]
 pub mod limits {}
 
+#[doc = include_str!("detection.md")]
+pub mod detection {}
+
 #[doc = include_str!("protection.md")]
 pub mod protection {}
 
