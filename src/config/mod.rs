@@ -17,6 +17,7 @@ use crate::admit::{Mode, Policies, Policy};
 use crate::builder::Builder;
 use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Timestamp};
+use crate::events::{Change, Pin};
 use crate::pipeline::{Core, Exempt};
 use crate::record::row::lock;
 use crate::roster::{Account, Roster};
@@ -335,7 +336,8 @@ impl Callers {
                     core.admission.set_mode(mode.unwrap_or_default());
                 }
                 let hash = new.loaded.hash();
-                tracing::info!(%hash, "callerid: the configuration was read again");
+                let pin = Pin::new(Change::Config).version(&hash);
+                self.upkeep().watch.ours(pin.text("read again"), now);
                 state.loaded = Some((hash, true));
                 Ok(())
             }

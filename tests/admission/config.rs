@@ -1,6 +1,7 @@
 //! `callerid.toml`: what it means, and what is said of mistakes in it.
 
 use callerid::clock::ManualClock;
+use callerid::events::{Change, Kind};
 use callerid::{Callers, Mode, Quota, Reason};
 
 use crate::support::{File, Rig, START, builder, claimed};
@@ -136,6 +137,16 @@ fn a_reload_leaves_other_buckets_and_inherits_debt() {
     assert_eq!((rig.burst("a", 50), rig.burst("b", 50)), (20, 10));
     file.write("[default]\nquota = \"10/s\"\n[caller.a]\nquota = \"30/s\"\n");
     rig.callers.reload([&file.0]).unwrap();
+    let ours = rig
+        .callers
+        .events()
+        .into_iter()
+        .rfind(|event| event.kind == Kind::Ours);
+    let pin = ours.unwrap().pin().unwrap().clone();
+    assert_eq!(
+        (pin.pin, pin.text.as_deref()),
+        (Change::Config, Some("read again"))
+    );
     assert_eq!(rig.burst("b", 50), 0, "its bucket is what it was");
     assert_eq!(rig.burst("a", 50), 10, "what was spent stays spent");
     for rate in [50, 10, 50, 10] {
