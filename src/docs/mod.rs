@@ -17,3 +17,15 @@ pub mod fleet {}
 
 #[doc = include_str!("deployment.md")]
 pub mod deployment {}
+
+#[doc = include_str!("first_hour.md")]
+pub mod first_hour {}
+
+#[doc = include_str!("three_am.md")]
+pub mod three_am {}
+
+#[doc = include_str!("many_teams.md")]
+pub mod many_teams {}
+
+#[doc = include_str!("privacy.md")]
+pub mod privacy {}
