@@ -7,16 +7,22 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "redis")]
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "redis")]
+use crate::admit::fleet::board::Board;
 use crate::incidents::Incidents;
 use crate::record::row::lock;
 
 /// Pins that are kept, the latest.
 pub(crate) const PINS: usize = 200;
+/// How often a change is made anew because another replica was first.
+const TRIES: u32 = 8;
 /// The largest file that is read.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
@@ -52,10 +58,20 @@ pub(crate) struct Brake {
 }
 
 /// Where it is kept, and what was written last. Without a file it is kept in memory alone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Keeper {
     path: Option<PathBuf>,
     kept: Mutex<Kept>,
+    /// Held over a change, so that nobody who reads waits for a disk.
+    changing: Mutex<()>,
+    /// Where replicas share it, and the version that is known.
+    #[cfg(feature = "redis")]
+    pub(crate) board: Option<Arc<Board>>,
+    #[cfg(feature = "redis")]
+    pub(crate) token: Mutex<String>,
+    /// Brakes and pins when this replica was as all are.
+    #[cfg(feature = "redis")]
+    pub(crate) base: Mutex<Kept>,
     /// Whether it was said that the file cannot be written.
     said: AtomicBool,
     /// Whether a thread is about to write.
@@ -69,8 +85,7 @@ impl Keeper {
         Ok(Self {
             path: Some(path),
             kept: Mutex::new(kept),
-            said: AtomicBool::new(false),
-            writing: AtomicBool::new(false),
+            ..Self::default()
         })
     }
 
@@ -110,20 +125,60 @@ impl Keeper {
     /// at a time.
     pub(crate) fn change<T, E: From<io::Error>>(
         &self,
-        change: impl FnOnce(&mut Kept) -> Result<T, E>,
+        mut change: impl FnMut(&mut Kept) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut kept = lock(&self.kept);
-        let mut next = kept.clone();
-        next.v = 1;
-        let changed = change(&mut next)?;
-        if next != *kept {
+        let _one_at_a_time = lock(&self.changing);
+        for _ in 0..TRIES {
+            let before = lock(&self.kept).clone();
+            let mut next = before.clone();
+            next.v = 1;
+            let changed = change(&mut next)?;
+            if next == before {
+                return Ok(changed);
+            }
+            #[cfg(feature = "redis")]
+            if self.board.is_some() {
+                if self.publish(&next)? {
+                    *lock(&self.kept) = next;
+                    self.save();
+                    return Ok(changed);
+                }
+                continue;
+            }
             if let Some(path) = &self.path {
                 write(path, &next)?;
                 self.said.store(false, Ordering::Relaxed);
             }
-            *kept = next;
+            *lock(&self.kept) = next;
+            return Ok(changed);
         }
-        Ok(changed)
+        Err(io::Error::new(io::ErrorKind::NotConnected, "others change it all the time").into())
+    }
+
+    /// Nobody changes it meanwhile; none where somebody does.
+    #[cfg(feature = "redis")]
+    pub(crate) fn try_alone(&self) -> Option<MutexGuard<'_, ()>> {
+        self.changing.try_lock().ok()
+    }
+
+    /// Writes a copy to the file, if there is one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn save(&self) {
+        if let Some(path) = &self.path {
+            let kept = lock(&self.kept).clone();
+            match write(path, &kept) {
+                Ok(()) => self.said.store(false, Ordering::Relaxed),
+                Err(error) => self.say_once(&error),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 

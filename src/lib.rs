@@ -121,7 +121,7 @@
 //!   `ConnectInfo`.
 //! * `config`: policies and the roster in `callerid.toml` ([`Builder::config`], [`Callers::reload`]).
 //! * `dashboard`: the page, as a tower service that you mount ([`Callers::dashboard`]).
-//! * `redis`: quotas that all replicas share ([`Fleet`], [`docs::fleet`]).
+//! * `redis`: quotas, and with `dashboard` what a person said, that all replicas share ([`Fleet`], [`docs::fleet`]).
 //! * `replay`: access logs through the same pipeline on log time ([`replay::Replay`]).
 //! * `serde`: `Serialize` for [`Snapshot`] and the words in it.
 //! * `test-util`: [`clock::ManualClock`], time that a test sets.
@@ -165,6 +165,8 @@ mod remember;
 #[cfg_attr(docsrs, doc(cfg(feature = "replay")))]
 pub mod replay;
 mod roster;
+#[cfg(all(feature = "dashboard", feature = "redis"))]
+mod shared;
 pub mod snapshot;
 mod span;
 mod upkeep;

@@ -13,6 +13,8 @@ use crate::clock::Timestamp;
 use crate::events::{Body, Change, Event, Kind, Pin};
 use crate::incidents::{Incident, Post, PostError};
 use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
+#[cfg(feature = "redis")]
+use crate::record::row::lock;
 use crate::upkeep::Upkeep;
 
 /// Why something that a person said was not done.
@@ -41,6 +43,9 @@ impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Post(error) => error.fmt(f),
+            Self::Keep(error) if error.kind() == io::ErrorKind::NotConnected => {
+                write!(f, "the shared state is unavailable: {error}")
+            }
             Self::Keep(error) => write!(f, "the state file could not be written: {error}"),
         }
     }
@@ -76,6 +81,15 @@ impl Builder {
 }
 
 impl Callers {
+    /// Where a change that is kept is in force: `fleet` or `replica`.
+    pub(crate) fn scope(&self) -> &'static str {
+        #[cfg(feature = "redis")]
+        if self.upkeep().keeper.is_shared() {
+            return "fleet";
+        }
+        "replica"
+    }
+
     /// Incidents, oldest first: at most 200.
     #[must_use]
     #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
@@ -99,7 +113,10 @@ impl Callers {
             log.service.as_ref().clone_into(&mut kept.service);
             let short = id.rsplit('/').next().unwrap_or_default();
             let own = format!("{}-{short}", log.instance);
-            Ok::<_, ChangeError>(kept.incidents.post(post, &own, self.author(), now)?)
+            Ok::<_, ChangeError>(
+                kept.incidents
+                    .post(post.clone(), &own, self.author(), now)?,
+            )
         })?;
         let json = serde_json::to_string(&posted).unwrap_or_else(|_| "{}".to_owned());
         log.say(id, now, Kind::Incident, Body::Incident(json.into()));
@@ -110,7 +127,7 @@ impl Callers {
     pub(crate) fn keep_brake(&self, caller: &str, brake: Option<Brake>) -> io::Result<()> {
         self.upkeep().keeper.change(|kept| {
             kept.brakes.retain(|known| known.caller != caller);
-            kept.brakes.extend(brake);
+            kept.brakes.extend(brake.clone());
             Ok(())
         })
     }
@@ -139,6 +156,18 @@ impl Brake {
 
 impl Upkeep {
     pub(crate) fn with_keeper(mut self, keeper: Keeper) -> Self {
+        #[cfg(feature = "redis")]
+        let keeper = {
+            let mut keeper = keeper;
+            keeper.board = self
+                .core
+                .admission
+                .fleet()
+                .and_then(|pool| pool.board().cloned());
+            let kept = keeper.kept().clone();
+            *lock(&keeper.base) = kept;
+            keeper
+        };
         self.keeper = Arc::new(keeper);
         self
     }
@@ -147,37 +176,48 @@ impl Upkeep {
     pub(crate) fn restore(&self, now: Timestamp) {
         let kept = self.keeper.kept().clone();
         for pin in kept.pins {
-            let restored = Pin {
-                caller: pin.caller.as_deref().map(Into::into),
-                pin: change_named(&pin.pin),
-                version: pin.version.as_deref().map(Into::into),
-                text: pin.text.as_deref().map(Into::into),
-                on: pin.on,
-                at: Some(pin.t),
-            };
-            self.watch.pin(restored, now);
+            self.restore_pin(pin, now);
         }
         for brake in kept.brakes {
-            let left = brake.until - now.as_secs_f64();
-            if !(left > 0.0 && left.is_finite()) {
-                continue;
+            if self.hold(&brake, now) {
+                let change = "still held, as before the restart";
+                self.watch
+                    .policy(Some(&brake.caller), change, "program", now);
             }
-            let until = now + Duration::from_secs_f64(left.min(1e9));
-            let quota = brake.quota.as_deref().map(str::parse::<Quota>);
-            match quota {
-                None => self.core.admission.block(&brake.caller, until, now),
-                Some(Ok(quota)) if quota.problem().is_none() => {
-                    self.core.admission.clamp(&brake.caller, quota, until, now);
-                }
-                Some(_) => continue,
-            }
-            let change = "still held, as before the restart";
-            self.watch
-                .policy(Some(&brake.caller), change, "program", now);
         }
     }
 
-    fn brakes(&self) -> Vec<Brake> {
+    pub(crate) fn restore_pin(&self, pin: KeptPin, now: Timestamp) {
+        let restored = Pin {
+            caller: pin.caller.as_deref().map(Into::into),
+            pin: change_named(&pin.pin),
+            version: pin.version.as_deref().map(Into::into),
+            text: pin.text.as_deref().map(Into::into),
+            on: pin.on,
+            at: Some(pin.t),
+        };
+        self.watch.pin(restored, now);
+    }
+
+    /// Sets a brake, unless it is over or makes no sense.
+    pub(crate) fn hold(&self, brake: &Brake, now: Timestamp) -> bool {
+        let left = brake.until - now.as_secs_f64();
+        if !(left > 0.0 && left.is_finite()) {
+            return false;
+        }
+        let until = now + Duration::from_secs_f64(left.min(1e9));
+        let quota = brake.quota.as_deref().map(str::parse::<Quota>);
+        match quota {
+            None => self.core.admission.block(&brake.caller, until, now),
+            Some(Ok(quota)) if quota.problem().is_none() => {
+                self.core.admission.clamp(&brake.caller, quota, until, now);
+            }
+            Some(_) => return false,
+        }
+        true
+    }
+
+    pub(crate) fn brakes(&self) -> Vec<Brake> {
         let held = self.core.admission.held();
         let brakes = held.iter();
         brakes
@@ -187,6 +227,10 @@ impl Upkeep {
 
     /// Keeps what has changed since the last time, on a thread of its own: a disk that hangs stalls nothing.
     pub(crate) fn remember(&self) {
+        #[cfg(feature = "redis")]
+        if self.keeper.board.is_some() {
+            return;
+        }
         if !self.keeper.has_file() {
             return;
         }
@@ -198,7 +242,7 @@ impl Upkeep {
         let keeper = Arc::clone(&self.keeper);
         let write = move || {
             let kept = keeper.change(|kept| {
-                (kept.brakes, kept.pins) = (brakes, pins);
+                (kept.brakes, kept.pins) = (brakes.clone(), pins.clone());
                 Ok::<_, io::Error>(())
             });
             if let Err(error) = kept {
@@ -214,7 +258,7 @@ impl Upkeep {
 }
 
 /// The latest pins of callers and of people; our own start is said anew.
-fn pins(events: &[Arc<Event>]) -> Vec<KeptPin> {
+pub(crate) fn pins(events: &[Arc<Event>]) -> Vec<KeptPin> {
     let mut pins: Vec<_> = events
         .iter()
         .filter(|event| event.kind == Kind::Pin)

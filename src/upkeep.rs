@@ -239,6 +239,8 @@ impl Upkeep {
         self.core.admission.tick(now);
         self.watch.tick(&self.core, now);
         self.roll(now);
+        #[cfg(all(feature = "dashboard", feature = "redis"))]
+        self.share(now);
         self.exporter.flush(self, now, SAMPLES_OF_TICK);
     }
 

@@ -33,6 +33,7 @@ const LAYERS: [(&[&str], bool); 6] = [
             "upkeep",
             "kept",
             "remember",
+            "shared",
             "watch",
             "gauges",
             "snapshot",

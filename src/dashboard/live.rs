@@ -161,7 +161,7 @@ impl Picture {
             "since": events.first().map_or(now, |event| event.t),
             "service": &*log.service,
             "instance": &*log.instance,
-            "scope": "replica",
+            "scope": self.callers.scope(),
             "mode": self.callers.mode(),
             "ceiling": CeilingSnapshot::take(&upkeep.core.admission),
             "chart": chart,

@@ -50,7 +50,7 @@
 //! | `POST /v1/do/mode` `{"mode": "observe"}` | operate | moves the switch |
 //! | `POST /v1/do/incident` [`Post`](crate::incidents::Post) | operate | opens an incident, or adds to one |
 //!
-//! Whoever operates is answered `{"scope": "replica", "instance", "author"}`, and is the author of the event that it
+//! Whoever operates is answered `{"scope": "replica" | "fleet", "instance", "author"}`, and is the author of the event that it
 //! is. A `POST` is JSON of at most 64 KiB, from the page itself or from no page: one with a foreign `Origin` or
 //! `Sec-Fetch-Site` is refused. Clamps, blocks and incidents are written to the
 //! [state file](crate::Builder::state_file) first: where that fails nothing is done, unless a clamp, block or release

@@ -79,6 +79,14 @@ impl From<ChangeError> for Problem {
         match &error {
             ChangeError::Post(post) if post.is_unknown() => Self::not_found(error.to_string()),
             ChangeError::Post(_) => Self::unprocessable(error.to_string()),
+            ChangeError::Keep(cause) if cause.kind() == std::io::ErrorKind::NotConnected => {
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!(
+                        "{error}; nothing was changed here (with \"keep\": false a brake is set on this replica at once)"
+                    ),
+                )
+            }
             ChangeError::Keep(_) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 format!(
@@ -99,9 +107,14 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
 /// Does it, and says what was done and where. Writes the state file: not for a thread that serves requests.
 pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value, Problem> {
     let mut answer = json!({});
+    let mut scope = match action {
+        "clamp" | "block" | "release" | "pin" | "incident" => callers.scope(),
+        _ => "replica",
+    };
     match action {
         "clamp" => {
             let hold: Hold = parse(body)?;
+            scope = scope_of(hold.keep, scope);
             let quota = hold.quota.clone().unwrap_or_default();
             let quota: Quota = quota
                 .parse()
@@ -119,6 +132,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         }
         "block" => {
             let hold: Hold = parse(body)?;
+            scope = scope_of(hold.keep, scope);
             if hold.quota.is_some() {
                 return Err(Problem::unprocessable(
                     "quota: a block lets nothing through; use clamp",
@@ -130,6 +144,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         }
         "release" => {
             let release: Release = parse(body)?;
+            scope = scope_of(release.keep, scope);
             if callers
                 .brakes()
                 .iter()
@@ -178,11 +193,16 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
     }
     if let Some(answer) = answer.as_object_mut() {
         let instance = &*callers.upkeep().watch.log.instance;
-        answer.insert("scope".to_owned(), "replica".into());
+        answer.insert("scope".to_owned(), scope.into());
         answer.insert("instance".to_owned(), instance.into());
         answer.insert("author".to_owned(), callers.author().into());
     }
     Ok(answer)
+}
+
+/// What is not to be kept is not promised to anybody else.
+fn scope_of(keep: bool, scope: &'static str) -> &'static str {
+    if keep { scope } else { "replica" }
 }
 
 fn lasting(seconds: u64) -> Result<Duration, Problem> {

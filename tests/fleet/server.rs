@@ -87,7 +87,8 @@ impl Redis {
     /// The keys of buckets.
     pub(crate) fn buckets(&self) -> Vec<String> {
         let keys = self.keys().into_iter();
-        keys.filter(|key| !key.ends_with(":replicas")).collect()
+        keys.filter(|key| !key.ends_with(":replicas") && !key.ends_with(":shared"))
+            .collect()
     }
 }
 

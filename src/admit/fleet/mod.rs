@@ -8,6 +8,8 @@
 //! A Redis that does not answer delays nobody for longer, and fails no request: after three rounds without a good
 //! answer nobody asks any more, until a new connection has proved itself.
 
+#[cfg(feature = "dashboard")]
+pub(crate) mod board;
 mod cell;
 mod desk;
 mod exchange;
@@ -61,6 +63,8 @@ pub(crate) struct Pool {
     secret: Vec<u8>,
     link: Arc<Link>,
     asks: Option<mpsc::Sender<Ask>>,
+    #[cfg(feature = "dashboard")]
+    board: Option<Arc<board::Board>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -110,6 +114,8 @@ impl Pool {
             secret,
             link: Arc::clone(&link),
             asks: None,
+            #[cfg(feature = "dashboard")]
+            board: None,
             thread: Mutex::default(),
         };
         let Some(client) = client else {
@@ -127,6 +133,12 @@ impl Pool {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        #[cfg(feature = "dashboard")]
+        {
+            let board = Arc::new(board::Board::new(namespace, runtime.handle().clone()));
+            worker.board = Some(Arc::clone(&board));
+            pool.board = Some(board);
+        }
         let thread = std::thread::Builder::new()
             .name("callerid-fleet".into())
             .spawn(move || work(runtime, worker, asked))?;
@@ -220,6 +232,12 @@ impl Pool {
                 // Also where the thread has ended.
                 Ok(Answer::Failed) | Err(_) => self.alone(&waiting.cell, waiting.cost, now()),
             })
+    }
+
+    /// What is shared but for quotas, where there is a Redis.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn board(&self) -> Option<&Arc<board::Board>> {
+        self.board.as_ref()
     }
 
     /// Whether quotas are not shared as they should be.

@@ -41,6 +41,9 @@ pub(super) struct Worker {
     pub(super) on_failure: OnFailure,
     /// Told when the first attempt to connect has ended.
     pub(super) tried: Option<SyncSender<()>>,
+    /// Who else talks over the connection.
+    #[cfg(feature = "dashboard")]
+    pub(super) board: Option<Arc<super::board::Board>>,
     state: State,
 }
 
@@ -82,6 +85,8 @@ impl Worker {
             counts: true,
             on_failure,
             tried: None,
+            #[cfg(feature = "dashboard")]
+            board: None,
             state: State::new(leased),
         }
     }
@@ -91,6 +96,7 @@ impl Worker {
         self.link.set_up(false);
         let leased = self.state.desk.is_leased();
         self.state = State::new(leased);
+        self.lend();
     }
 
     /// Works until nobody can ask any more.
@@ -158,6 +164,7 @@ impl Worker {
         match tried {
             Ok((connection, replicas)) => {
                 self.state.connection = Some(connection);
+                self.lend();
                 self.state.failures = 0;
                 self.set_replicas(replicas);
                 if self.link.set_up(true) {
@@ -176,6 +183,13 @@ impl Worker {
         }
     }
 
+    fn lend(&self) {
+        #[cfg(feature = "dashboard")]
+        if let Some(board) = &self.board {
+            board.lend(self.state.connection.clone());
+        }
+    }
+
     fn set_replicas(&self, replicas: u32) {
         if self.counts {
             self.link.set_replicas(replicas);
@@ -185,6 +199,7 @@ impl Worker {
     /// Nobody is made to wait until a connection has proved itself.
     fn down(&mut self, trouble: Trouble) {
         self.state.connection = None;
+        self.lend();
         self.state.failures = 0;
         self.link.set_up(false);
         if !std::mem::replace(&mut self.state.told, true) {

@@ -1,0 +1,132 @@
+//! A text that all replicas share, in one key: read by whoever asks whether it is still the same, and replaced only by
+//! who knows what is there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+use tokio::runtime::Handle;
+
+use crate::admit::lock;
+
+const SCRIPT: &str = include_str!("board.lua");
+/// Bytes of the text, its token included.
+const LARGEST: usize = 4 * 1024 * 1024;
+/// Characters of a token.
+const TOKEN: usize = 32;
+/// How long who writes waits; no request does.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The text, and the token of this version of it. Both are empty where there is none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Note {
+    pub(crate) token: String,
+    pub(crate) text: String,
+}
+
+/// What became of a text that was to be put.
+pub(crate) enum Put {
+    /// It is there, under this token.
+    Done(String),
+    /// Another one was there.
+    Other(Note),
+    /// Nobody knows.
+    Away,
+    TooLarge,
+}
+
+pub(crate) struct Board {
+    key: String,
+    script: Script,
+    runtime: Handle,
+    /// That of the worker, while it is good.
+    connection: Mutex<Option<MultiplexedConnection>>,
+    news: Mutex<Option<Note>>,
+    heard: AtomicBool,
+    asking: AtomicBool,
+}
+
+impl Board {
+    pub(super) fn new(namespace: &str, runtime: Handle) -> Self {
+        Self {
+            key: format!("callerid:{namespace}:shared"),
+            script: Script::new(SCRIPT),
+            runtime,
+            connection: Mutex::default(),
+            news: Mutex::default(),
+            heard: AtomicBool::new(false),
+            asking: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn lend(&self, connection: Option<MultiplexedConnection>) {
+        self.heard.store(false, Ordering::Release);
+        *lock(&self.connection) = connection;
+    }
+
+    /// Whether an answer has come over this connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.heard.load(Ordering::Acquire) && lock(&self.connection).is_some()
+    }
+
+    /// What has taken the place of the text that was known, once.
+    pub(crate) fn news(&self) -> Option<Note> {
+        lock(&self.news).take()
+    }
+
+    /// Asks whether the text is still that of the token; waits for nothing.
+    pub(crate) fn look(self: &Arc<Self>, token: String) {
+        if self.asking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let board = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let said = tokio::time::timeout(PATIENCE, board.say(&token, String::new())).await;
+            let said = said.ok().flatten();
+            board.heard.store(said.is_some(), Ordering::Release);
+            if let Some((false, note)) = said {
+                *lock(&board.news) = Some(note);
+            }
+            board.asking.store(false, Ordering::Release);
+        });
+    }
+
+    /// Puts a text in the place of that of the token. Waits for a second at most: not for a request.
+    pub(crate) fn put(self: &Arc<Self>, token: String, text: &str) -> Put {
+        let fresh = format!("{:032x}", fastrand::u128(..));
+        let whole = format!("{fresh}{text}");
+        if whole.len() > LARGEST {
+            return Put::TooLarge;
+        }
+        let (tell, told) = mpsc::sync_channel(1);
+        let board = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let said = tokio::time::timeout(PATIENCE, board.say(&token, whole)).await;
+            // Who waited may be gone.
+            let _ = tell.send(said.ok().flatten());
+        });
+        match told.recv_timeout(PATIENCE) {
+            Ok(Some((true, _))) => Put::Done(fresh),
+            Ok(Some((false, note))) => Put::Other(note),
+            Ok(None) | Err(_) => Put::Away,
+        }
+    }
+
+    async fn say(&self, token: &str, whole: String) -> Option<(bool, Note)> {
+        let mut connection = lock(&self.connection).clone()?;
+        let mut call = self.script.key(&self.key);
+        call.arg(token).arg(whole).arg(LARGEST);
+        let said: redis::RedisResult<(i64, String)> = call.invoke_async(&mut connection).await;
+        let (same, whole) = said.ok()?;
+        // A text without a token is none of ours, and is overwritten.
+        let (token, text) = whole.split_at_checked(TOKEN).unwrap_or((&whole, ""));
+        let note = Note {
+            token: token.to_owned(),
+            text: text.to_owned(),
+        };
+        Some((same == 1, note))
+    }
+}

@@ -1,0 +1,230 @@
+//! What a person has said on one replica holds on all, through the Redis of the fleet.
+//!
+//! What all share is one document. A replica that learns of a new one does what has changed in it, and tells what it
+//! has changed itself: three-way, against what was the same the last time.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::admit::fleet::board::{Note, Put};
+use crate::clock::Timestamp;
+use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
+use crate::record::row::lock;
+use crate::remember::pins;
+use crate::upkeep::Upkeep;
+
+/// Seconds within which the same pin of two replicas is one: each notices a deploy by itself.
+const SAME_PIN: f64 = 60.0;
+/// Seconds after its end that a brake is kept, since clocks differ.
+const OVER: f64 = 60.0;
+/// Blocks and clamps that are shared.
+const BRAKES: usize = 1_000;
+
+impl Keeper {
+    /// Puts it where all replicas see it; false where another was first, whose version is known then.
+    pub(crate) fn publish(&self, next: &Kept) -> io::Result<bool> {
+        let Some(board) = &self.board else {
+            return Ok(false);
+        };
+        let token = lock(&self.token).clone();
+        match board.put(token, &serde_json::to_string(next)?) {
+            Put::Done(token) => *lock(&self.token) = token,
+            Put::Other(note) => {
+                self.adopt(note);
+                return Ok(false);
+            }
+            Put::Away => {
+                let what = "the Redis of the fleet does not answer";
+                return Err(io::Error::new(io::ErrorKind::NotConnected, what));
+            }
+            Put::TooLarge => return Err(io::Error::other("it is too large to be shared")),
+        }
+        Ok(true)
+    }
+
+    /// Takes over what others have written. What makes no sense is told to be gone, and is overwritten.
+    fn adopt(&self, note: Note) {
+        if !note.text.is_empty() {
+            match serde_json::from_str(&note.text) {
+                Ok(kept) => *self.kept() = kept,
+                Err(error) => {
+                    tracing::error!(%error, "callerid: what replicas share makes no sense; it is written anew");
+                }
+            }
+        }
+        *lock(&self.token) = note.token;
+    }
+
+    /// Whether changes are made on all replicas, as far as is known.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.board.as_ref().is_some_and(|board| board.is_up())
+    }
+}
+
+/// What this replica has changed by itself.
+#[derive(Default)]
+struct Own {
+    brakes: Vec<(String, Option<Brake>)>,
+    pins: Vec<KeptPin>,
+}
+
+impl Own {
+    fn add_to(&self, kept: &mut Kept, now: f64) {
+        for (caller, brake) in &self.brakes {
+            kept.brakes.retain(|known| known.caller != *caller);
+            kept.brakes.extend(brake.clone());
+        }
+        kept.brakes.retain(|brake| brake.until > now - OVER);
+        let many = kept.brakes.len().saturating_sub(BRAKES);
+        kept.brakes.drain(..many);
+        for pin in &self.pins {
+            if !kept.pins.iter().any(|known| same_pin(known, pin)) {
+                kept.pins.push(pin.clone());
+            }
+        }
+        kept.pins.sort_by(|a, b| a.t.total_cmp(&b.t));
+        let many = kept.pins.len().saturating_sub(PINS);
+        kept.pins.drain(..many);
+    }
+}
+
+fn same_pin(a: &KeptPin, b: &KeptPin) -> bool {
+    (a.t - b.t).abs() < SAME_PIN
+        && (&a.caller, &a.pin, &a.version, &a.text, a.on)
+            == (&b.caller, &b.pin, &b.version, &b.text, b.on)
+}
+
+/// Times are whole seconds, which are rounded on their way.
+fn same_brake(a: Option<&Brake>, b: Option<&Brake>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.quota == b.quota && (a.until - b.until).abs() < 1.5,
+        _ => false,
+    }
+}
+
+impl Upkeep {
+    /// Learns what the other replicas have done, and tells them what was done here. Waits for nothing.
+    pub(crate) fn share(&self, now: Timestamp) {
+        let Some(board) = &self.keeper.board else {
+            return;
+        };
+        let Some(alone) = self.keeper.try_alone() else {
+            return;
+        };
+        let known = lock(&self.keeper.token).clone();
+        let news = board.news().filter(|note| note.token != known);
+        let learned = news.is_some();
+        if let Some(note) = news {
+            self.keeper.adopt(note);
+        }
+        let token = lock(&self.keeper.token).clone();
+        board.look(token.clone());
+        if !board.is_up() && !learned {
+            return;
+        }
+        let own = self.merge(now);
+        let kept = self.keeper.kept().clone();
+        drop(alone);
+        let has = !own.brakes.is_empty() || !own.pins.is_empty();
+        let gone = board.is_up() && token.len() < 32 && kept != Kept::default();
+        if !(has || gone || learned && self.keeper.has_file()) || !self.keeper.begin() {
+            return;
+        }
+        let keeper = Arc::clone(&self.keeper);
+        let now = now.as_secs_f64();
+        let work = move || {
+            // Where it fails, the next tick finds the same to do.
+            let told = keeper.change(|kept| {
+                own.add_to(kept, now);
+                Ok::<_, io::Error>(())
+            });
+            if let Err(error) = told {
+                tracing::debug!(%error, "callerid: what was done here is not shared yet");
+            }
+            if let (true, Some(_alone)) = (gone, keeper.try_alone()) {
+                let kept = keeper.kept().clone();
+                let missing = lock(&keeper.token).len() < 32;
+                let told = if missing {
+                    keeper.publish(&kept)
+                } else {
+                    Ok(true)
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "callerid: what is shared is not written anew yet");
+                }
+            }
+            if learned {
+                keeper.save();
+            }
+            keeper.end();
+        };
+        let thread = std::thread::Builder::new().name("callerid-state".into());
+        if thread.spawn(work).is_err() {
+            self.keeper.end();
+        }
+    }
+
+    /// Does here what others have done, and says what was done here.
+    fn merge(&self, now: Timestamp) -> Own {
+        let seconds = now.as_secs_f64();
+        let theirs = self.keeper.kept().clone();
+        let ours = self.brakes();
+        let own_pins = pins(&self.watch.log.events());
+        let mut base = lock(&self.keeper.base);
+        let mut own = Own::default();
+        let find = |brakes: &[Brake], caller: &str| {
+            let mut brakes = brakes.iter().filter(|brake| brake.until > seconds);
+            brakes.find(|brake| brake.caller == caller).cloned()
+        };
+        let lists = [&ours, &theirs.brakes, &base.brakes];
+        let mut callers: Vec<&str> = lists
+            .into_iter()
+            .flatten()
+            .map(|brake| &*brake.caller)
+            .collect();
+        callers.sort_unstable();
+        callers.dedup();
+        for caller in callers {
+            let (here, there) = (find(&ours, caller), find(&theirs.brakes, caller));
+            if same_brake(here.as_ref(), there.as_ref()) {
+                continue;
+            }
+            let before = find(&base.brakes, caller);
+            if !same_brake(here.as_ref(), before.as_ref()) {
+                own.brakes.push((caller.to_owned(), here));
+                continue;
+            }
+            let change = match &there {
+                Some(brake) if self.hold(brake, now) => "held, as on the other replicas",
+                Some(_) => continue,
+                None if self.core.admission.lift_clamp(caller, now) => {
+                    "released, as on the other replicas"
+                }
+                None => continue,
+            };
+            self.watch.policy(Some(caller), change, "program", now);
+        }
+        for pin in &theirs.pins {
+            let known = base.pins.iter().chain(&own_pins);
+            if !known.into_iter().any(|known| same_pin(known, pin)) {
+                self.restore_pin(pin.clone(), now);
+            }
+        }
+        // What had to make room is not told again.
+        let full = theirs.pins.len() >= PINS;
+        let oldest = theirs.pins.first().map_or(0.0, |pin| pin.t);
+        for pin in own_pins {
+            if full && pin.t < oldest {
+                continue;
+            }
+            let known = base.pins.iter().chain(&theirs.pins);
+            if !known.into_iter().any(|known| same_pin(known, &pin)) {
+                own.pins.push(pin);
+            }
+        }
+        base.brakes = theirs.brakes;
+        base.pins = theirs.pins;
+        own
+    }
+}
