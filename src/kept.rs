@@ -129,30 +129,40 @@ impl Keeper {
     ) -> Result<T, E> {
         let _one_at_a_time = lock(&self.changing);
         for _ in 0..TRIES {
-            let before = lock(&self.kept).clone();
-            let mut next = before.clone();
-            next.v = 1;
-            let changed = change(&mut next)?;
-            if next == before {
+            if let Some(changed) = self.change_once(&mut change)? {
                 return Ok(changed);
             }
-            #[cfg(feature = "redis")]
-            if self.board.is_some() {
-                if self.publish(&next)? {
-                    *lock(&self.kept) = next;
-                    self.save();
-                    return Ok(changed);
-                }
-                continue;
-            }
-            if let Some(path) = &self.path {
-                write(path, &next)?;
-                self.said.store(false, Ordering::Relaxed);
-            }
-            *lock(&self.kept) = next;
-            return Ok(changed);
         }
         Err(io::Error::new(io::ErrorKind::NotConnected, "others change it all the time").into())
+    }
+
+    /// Changes it, unless another replica was first.
+    fn change_once<T, E: From<io::Error>>(
+        &self,
+        change: &mut impl FnMut(&mut Kept) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let before = lock(&self.kept).clone();
+        let mut next = before.clone();
+        next.v = 1;
+        let changed = change(&mut next)?;
+        if next == before {
+            return Ok(Some(changed));
+        }
+        #[cfg(feature = "redis")]
+        if self.board.is_some() {
+            if !self.publish(&next)? {
+                return Ok(None);
+            }
+            *lock(&self.kept) = next;
+            self.save();
+            return Ok(Some(changed));
+        }
+        if let Some(path) = &self.path {
+            write(path, &next)?;
+            self.said.store(false, Ordering::Relaxed);
+        }
+        *lock(&self.kept) = next;
+        Ok(Some(changed))
     }
 
     /// Nobody changes it meanwhile; none where somebody does.

@@ -300,9 +300,10 @@ impl Rate {
             .max_by(f32::total_cmp)
     }
 
-    /// Whether the rate is back where it is harmless.
+    /// Whether the rate is back where it is harmless. What raises references for a while, such as a service that this
+    /// very caller slows down, raises none here.
     pub(super) fn is_over(&self, world: &World) -> bool {
-        self.now() < 1.3 * self.reference(world)
+        self.now() < 1.3 * self.reference(world) / world.grace
     }
 
     /// Ends an episode; `remember` its height where it turned out to be harmless.
