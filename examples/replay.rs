@@ -69,6 +69,7 @@ fn main() -> ExitCode {
                 eprintln!("standard output: {error}");
                 ExitCode::FAILURE
             }
+            _ if outcome.broken_off().is_some() => ExitCode::FAILURE,
             _ => ExitCode::SUCCESS,
         },
         Err(error) => {

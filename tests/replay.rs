@@ -242,6 +242,31 @@ fn formats_are_told_apart_and_packed_logs_unpacked() {
 }
 
 #[test]
+fn a_log_that_breaks_off_is_told_up_to_there_and_fails() {
+    let folder = Folder::new("cut");
+    let log = outage(0.0, 700, 800);
+    let mut packed = gzip(log.as_bytes());
+    packed.truncate(packed.len() * 9 / 10);
+    let ended = replay(&[&folder.file("log.gz", &packed)]);
+    assert_eq!(ended.status.code(), Some(1));
+    let said = text(&ended.stdout);
+    assert!(
+        said.lines().next().unwrap().contains("breaks off"),
+        "{said}"
+    );
+    assert!(
+        said.contains("runaway: checkout, on "),
+        "the runaway before the cut: {said}"
+    );
+    // Of nothing there is nothing to tell.
+    packed.truncate(12);
+    let ended = replay(&[&folder.file("head.gz", &packed)]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stdout), "");
+    assert!(text(&ended.stderr).contains("head.gz: "));
+}
+
+#[test]
 fn standard_input_is_read_packed_or_not() {
     let log = line(1.0, "ada", 200);
     for bytes in [log.clone().into_bytes(), gzip(log.as_bytes())] {

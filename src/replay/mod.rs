@@ -133,6 +133,7 @@ impl Replay {
     /// # Errors
     ///
     /// A file that cannot be read or written, a configuration with problems, or a log of which no line can be read.
+    /// A log that breaks off after its first request is none: [`Outcome::broken_off`].
     pub fn run(&self, log: &str) -> Result<Outcome, ReplayError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -155,7 +156,16 @@ impl Replay {
         let log_failed = failed(Path::new(log));
         let mut input = Input::open(log).map_err(&log_failed)?;
         let mut read = outcome::Read::default();
-        while let Some(line) = input.next().map_err(&log_failed)? {
+        loop {
+            let line = match input.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) if read.requests == 0 => return Err(log_failed(error)),
+                Err(error) => {
+                    read.broken_off = Some(error.to_string());
+                    break;
+                }
+            };
             read.lines += 1;
             let entry = match line {
                 Ok([]) => continue,

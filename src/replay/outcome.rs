@@ -25,6 +25,8 @@ pub(super) struct Read {
     pub(super) requests: u64,
     pub(super) bad_lines: u64,
     pub(super) first_bad: Vec<BadLine>,
+    /// Why the log could not be read to its end.
+    pub(super) broken_off: Option<String>,
 }
 
 impl Read {
@@ -165,6 +167,13 @@ impl Outcome {
     #[must_use]
     pub fn bad_lines(&self) -> (u64, &[BadLine]) {
         (self.read.bad_lines, &self.read.first_bad)
+    }
+
+    /// Why the log could not be read to its end: a packed file that is cut, a disk that fails. What stands before is
+    /// in the outcome.
+    #[must_use]
+    pub fn broken_off(&self) -> Option<&str> {
+        self.read.broken_off.as_deref()
     }
 
     /// Events that were said.

@@ -49,6 +49,9 @@ impl Outcome {
             let (first, last) = (first.as_secs_f64(), last.as_secs_f64());
             let _ = write!(text, ", from {} to {}", time(first), time(last));
         }
+        if let Some(why) = &read.broken_off {
+            let _ = write!(text, "; the log breaks off there: {why}");
+        }
         text
     }
 
