@@ -1,10 +1,10 @@
 //! The few lines that are printed every few seconds: who is it?
 
-use std::fmt::Write;
-
 use callerid::events::{Body, Event, Kind};
 use callerid::snapshot::{CallerSnapshot, RouteSnapshot};
 use callerid::{Callers, Class, Snapshot};
+
+use crate::columns::{aligned, clean, duration};
 
 /// How much of the past a glance shows, in seconds.
 const SPAN: usize = 10;
@@ -127,49 +127,4 @@ fn failed(caller: &CallerSnapshot) -> Option<f64> {
     let ended: u64 = points().map(|point| point.by_class.total()).sum();
     let ok: u64 = points().map(|point| point.by_class[Class::Ok]).sum();
     (ended > 0).then(|| (ended - ok) as f64 / ended as f64)
-}
-
-/// Rows of cells as lines of columns.
-fn aligned<const N: usize>(rows: &[[String; N]], numbers: &[bool; N]) -> String {
-    let width = |column: usize| {
-        let lengths = rows.iter().map(|row| row[column].chars().count());
-        lengths.max().unwrap_or_default()
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for ((cell, width), number) in row.iter().zip(widths).zip(numbers) {
-            let _ = if *number {
-                write!(line, "{cell:>width$}  ")
-            } else {
-                write!(line, "{cell:<width$}  ")
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Text of others, so that it can neither end a line nor look like another cell.
-fn clean(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let visible = |c: char| if c.is_control() { '?' } else { c };
-    let text: String = words.join(" ").chars().map(visible).collect();
-    if text.is_empty() {
-        "-".to_owned()
-    } else {
-        text
-    }
-}
-
-fn duration(seconds: f64) -> String {
-    if seconds < 0.000_999_5 {
-        format!("{:.0}us", seconds * 1e6)
-    } else if seconds < 0.999_5 {
-        format!("{:.1}ms", seconds * 1e3)
-    } else {
-        format!("{seconds:.1}s")
-    }
 }

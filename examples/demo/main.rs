@@ -8,6 +8,8 @@
 
 mod api;
 mod args;
+#[path = "../../src/dashboard/columns.rs"]
+mod columns;
 mod glance;
 mod learned;
 mod past;

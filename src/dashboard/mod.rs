@@ -61,6 +61,7 @@ mod alone;
 mod answer;
 mod assets;
 mod chart;
+mod columns;
 mod drill;
 mod html;
 mod line;
