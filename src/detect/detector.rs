@@ -8,7 +8,7 @@ use super::math::smooth;
 use super::memory::Unclaimed;
 use super::observe::{Load, Observed, Row, Tick};
 use super::rate::Rate;
-use super::service::{Pace, Service};
+use super::service::{Pace, SLOW_SERVICE, Service};
 use super::state::State;
 use super::{WINDOW, World};
 use crate::caller::Provenance;
@@ -136,7 +136,7 @@ impl Detector {
         }
         self.clock += dt;
         // What waited for a slow service comes at once when it recovers.
-        if self.service.slowdown(&Pace::default()) >= super::judge::SLOW {
+        if self.service.slowdown(&Pace::default()) >= SLOW_SERVICE {
             self.slow_until = self.clock + SLOW_GRACE;
         }
         self.world.grace = if self.clock < self.grace_until {

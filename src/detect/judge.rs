@@ -1,17 +1,19 @@
 //! From evidence to a name: every caller against the service of the moment, once per tick.
 
-use super::detector::Detector;
+use super::detector::{Detector, SLOW_GRACE};
 use super::episode::{Alarm, NOBODY};
 use super::event::{Event, Signal};
 use super::observe::{Observed, RouteDelta};
+use super::service::{HANGS, SLOW_SERVICE};
 use super::state::State;
 use super::{FIRST, WARM, World};
 use crate::outcome::{Class, Fault};
 
 /// A deploy of its own is worth this much evidence against a caller, in nats.
 const DEPLOYED: f32 = 6.0;
-/// Others this many times as slow as usual are a slow service.
-pub(super) const SLOW: f32 = 2.5;
+
+/// References of callers whose requests hung are raised by so much; more would hide who makes a service slow.
+const AFTER_HANG: f32 = 3.0;
 
 impl Detector {
     pub(super) fn judge(&mut self, seen: &Observed<'_>, out: &mut Vec<Event>) {
@@ -29,6 +31,13 @@ impl Detector {
             let (requests, took) = state.shares.pace(delta.route);
             let there = self.service.slowdown_on(delta.route, requests, took);
             world.slowdown = world.slowdown.max(there);
+        }
+        // Who brings more than usual may be why the service hangs.
+        if world.slowdown >= HANGS && seen.waited() && !state.rate.brings_more() {
+            state.held_until = self.clock + SLOW_GRACE;
+        }
+        if self.clock < state.held_until {
+            world.grace = world.grace.max(AFTER_HANG);
         }
         let failing = self.service.fails_others(own.all, own.faults);
         let mut faults = 0.0;
@@ -82,7 +91,7 @@ impl Detector {
         state.rate.settle(alarmed, proves_nothing);
         let growth = state.rate.growth(&world);
         // Where the others' requests are much slower too, nobody's slow requests are their own doing.
-        if failing || world.slowdown >= SLOW {
+        if failing || world.slowdown >= SLOW_SERVICE {
             state.hold.reset();
         }
         state
@@ -107,9 +116,11 @@ impl Detector {
             evidence(if suspect { DEPLOYED } else { 0.0 })
         };
         let mut rate = None;
+        let mut heir = false;
         if closed(Signal::Rate) {
-            rate = ask(&|prior| state.rate.rise(world, prior))
-                .filter(|rise| !self.took_over(slot, rise));
+            rate = ask(&|prior| state.rate.rise(world, prior));
+            heir = rate.is_some_and(|rise| self.took_over(slot, &rise));
+            rate = rate.filter(|_| !heir);
         }
         let mut errors = None;
         if closed(Signal::Errors) {
@@ -122,28 +133,9 @@ impl Detector {
         for alarm in [rate, errors, hold].into_iter().flatten() {
             self.open(seen.id, seen.name, Some(seen.provenance), &alarm, out);
         }
-    }
-
-    /// Whether others lost what this caller has won: a rename or a move is not a runaway.
-    fn took_over(&self, slot: usize, rise: &Alarm) -> bool {
-        let lost: f32 = self
-            .callers
-            .iter()
-            .enumerate()
-            .filter(|(i, c)| {
-                *i != slot && !c.is_free() && c.rate.age() >= 6 && c.rate.fano() <= 6.0
-            })
-            .map(|(_, c)| {
-                let usual = c.rate.mean() * self.world.common;
-                // An idle caller's average is brought up to date once a second; that is soon enough.
-                if usual >= 0.5 && c.rate.now() < 0.5 * usual {
-                    usual - c.rate.now()
-                } else {
-                    0.0
-                }
-            })
-            .sum();
-        lost >= 0.6 * (rise.observed - rise.baseline)
+        if heir {
+            self.inherit(slot);
+        }
     }
 
     /// Weighs `young` requests under names that are new.

@@ -38,6 +38,7 @@ mod episode;
 mod errors;
 mod event;
 mod follow;
+mod heirs;
 mod hold;
 mod judge;
 mod math;

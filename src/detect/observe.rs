@@ -98,6 +98,12 @@ impl Observed<'_> {
         started - stale
     }
 
+    /// Whether requests took so long that the next ones may have waited for them.
+    pub(super) fn waited(&self) -> bool {
+        let long = |d: &RouteDelta| d.completed() > 0.0 && d.took() >= STALE * d.completed();
+        self.routes.iter().any(long)
+    }
+
     /// [`Self::busy`], whatever was put there.
     pub(super) fn held(&self) -> f32 {
         sane(self.busy)

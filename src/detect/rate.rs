@@ -102,6 +102,11 @@ impl Rate {
         self.level[2]
     }
 
+    /// Whether the caller sends clearly more than usual.
+    pub(super) fn brings_more(&self) -> bool {
+        self.level[0].max(self.level[1]) > 2.0 * self.mean
+    }
+
     /// How many times as much as usual the caller sends, where that is more than a harmless part of all
     /// traffic; else 1.
     pub(super) fn growth(&self, world: &World) -> f32 {
@@ -313,6 +318,40 @@ impl Rate {
             self.remember();
         }
         self.burst = [Height::default(); 4];
+    }
+
+    /// Seconds for which there has been evidence.
+    pub(super) fn excursion(&self) -> f32 {
+        self.elapsed.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// Gives a part of what the caller has lost, and the habits that go with it, to an heir.
+    pub(super) fn leave(&mut self, past: &mut Self, part: f32) {
+        past.age = past.age.max(self.age);
+        for i in 0..2 {
+            past.fano[i] += part * self.fano[i];
+        }
+        // Bursts of several seldom coincide.
+        for (sum, peak) in past.peak.iter_mut().zip(self.peak) {
+            let over = part * (peak.rate() - self.mean).max(0.0);
+            *sum = Height::of(sum.rate().hypot(over));
+        }
+        let moved = part * (self.mean - self.lately()).max(0.0);
+        self.mean -= moved;
+        past.mean += moved;
+    }
+
+    /// Takes what others have left.
+    pub(super) fn inherit(&mut self, past: &Self) {
+        self.mean += past.mean;
+        self.age = self.age.max(past.age);
+        for i in 0..2 {
+            self.fano[i] += past.fano[i];
+        }
+        for (own, peak) in self.peak.iter_mut().zip(past.peak) {
+            *own = Height::of(self.mean + peak.rate()).max(*own);
+        }
+        self.end(false);
     }
 
     /// The change has become the rule: what is now, is normal.

@@ -58,6 +58,10 @@ impl Pace {
     }
 }
 
+/// Others this many times as slow as usual are a slow service,
+pub(super) const SLOW_SERVICE: f32 = 2.5;
+/// and this many times, one that hangs.
+pub(super) const HANGS: f32 = 8.0;
 impl Service {
     /// The numbers of the routes that are known.
     pub(super) fn routes(&self) -> impl Iterator<Item = RouteId> + '_ {
@@ -252,7 +256,7 @@ impl Service {
     }
 
     /// The same on one route, given what the caller's own requests there took; 1 where hardly anybody
-    /// else is.
+    /// else is, or the caller is nearly all.
     pub(super) fn slowdown_on(&self, route: RouteId, own_requests: f32, own_took: f32) -> f32 {
         let Some(tally) = self.tally(route) else {
             return 1.0;
@@ -260,7 +264,7 @@ impl Service {
         let mean = ratio(tally.time, tally.weight);
         let own_usual = own_requests * PACE * mean;
         let usual = tally.pace.usual - own_usual;
-        if usual >= 2.0 * mean && usual > 0.0 {
+        if usual >= (2.0 * mean).max(0.3 * own_usual) && usual > 0.0 {
             ratio((tally.pace.took - own_took).max(0.0), usual)
         } else {
             1.0

@@ -99,6 +99,30 @@ pub(crate) fn identity() -> Vec<Situation> {
                 Box::new(|t| 1.0 - ((t - ONSET) / 90.0 + 1.0).floor().clamp(0.0, 3.0) / 3.0);
             w
         }),
+        quiet("three callers become one", |seed| {
+            let mut w = plain(seed);
+            unite(&mut w, 90.0);
+            w
+        }),
+        quiet("three callers become one at once", |seed| {
+            let mut w = plain(seed);
+            unite(&mut w, 0.0);
+            w
+        }),
+        quiet("three callers have become one that runs away", |seed| {
+            let mut w = plain(seed);
+            unite(&mut w, 0.0);
+            let heir = w.clients.len() - 1;
+            extra(
+                &mut w,
+                heir,
+                3,
+                Class::Ok,
+                between(ONSET + 300.0, ONSET + 600.0, 60.0),
+            );
+            w
+        })
+        .named(&[("heir-0", ONSET + 300.0, 15.0)]),
         quiet("renamed over a pause", |seed| {
             let mut w = plain(seed);
             heir(&mut w, 0, 0, 1.0, ONSET + 300.0);
@@ -134,6 +158,27 @@ fn heir(w: &mut World, client: usize, k: i32, part: f64, from: f64) {
         shape: Box::new(move |t| f64::from(t >= from)),
         routes: old.routes.clone(),
         ..*old
+    };
+    w.clients.push(new);
+}
+
+/// The first three clients under one new name, one after another.
+fn unite(w: &mut World, apart: f64) {
+    let moved = move |t: f64, i: usize| t >= ONSET + apart * i as f64;
+    let rates: Vec<f64> = w.clients[..3].iter().map(|c| c.rate).collect();
+    let all: f64 = rates.iter().sum();
+    for i in 0..3 {
+        w.clients[i].shape = Box::new(move |t| f64::from(!moved(t, i)));
+    }
+    let new = Client {
+        name: "heir-0".into(),
+        rate: all,
+        shape: Box::new(move |t| {
+            let part = |(i, rate): (usize, &f64)| if moved(t, i) { *rate } else { 0.0 };
+            rates.iter().enumerate().map(part).sum::<f64>() / all
+        }),
+        routes: w.clients[0].routes.clone(),
+        ..w.clients[0]
     };
     w.clients.push(new);
 }

@@ -75,6 +75,23 @@ pub(crate) fn service() -> Vec<Situation> {
             w
         })
         .said(),
+        quiet("everything hangs for a minute and a half", |seed| {
+            let mut w = plain(seed);
+            w.capacity = 1e4;
+            w.effects.push(hang(None, None, 30.0, 90.0));
+            w
+        })
+        .said(),
+        quiet("a route hangs for its callers", |seed| {
+            let mut w = plain(seed);
+            w.capacity = 1e4;
+            for c in w.clients.iter_mut().step_by(3) {
+                c.routes.push((5, 1.0));
+            }
+            w.effects.push(hang(None, Some(5), 30.0, 90.0));
+            w
+        })
+        .said(),
         quiet("a dependency grows slow for all", |seed| {
             let mut w = plain(seed);
             w.capacity = 1e4;
