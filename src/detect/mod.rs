@@ -51,7 +51,7 @@ mod standing;
 mod state;
 
 pub use detector::Detector;
-pub use event::{Deploy, Event, Harm, Kind, People, Signal, Surroundings};
+pub use event::{Deploy, Event, Harm, Kind, Signal};
 pub use observe::{CallerId, Load, Observed, RouteDelta, RouteId, Row, Tick};
 pub use standing::Standing;
 
