@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use callerid::detect::{Event, Harm, Kind};
 use situations::{Situation, all};
+use worlds::Said;
 
 /// What came of one run.
 #[derive(Default)]
@@ -28,8 +29,9 @@ struct Outcome {
     wrong: Vec<String>,
 }
 
-fn judge(situation: &Situation, events: &[Event], live: bool) -> Outcome {
+fn judge(situation: &Situation, said: &Said, live: bool) -> Outcome {
     let mut outcome = Outcome::default();
+    let events = &said.events;
     let started = || {
         events
             .iter()
@@ -54,6 +56,13 @@ fn judge(situation: &Situation, events: &[Event], live: bool) -> Outcome {
         if !may && !situation.culprits.iter().any(|c| due(&c)) {
             let text = format!("{} {:?} at {:.1}, {:?}", whom(e), e.signal, e.t, e.harm);
             outcome.wrong.push(text);
+        }
+    }
+    for (t, name) in &said.held {
+        let due = |&&(culprit, from, _): &&(&str, f64, f64)| culprit == name && *t >= from;
+        if !situation.culprits.iter().any(|c| due(&c)) {
+            outcome.wrong.push(format!("{name} clamped at {t:.1}"));
+            break;
         }
     }
     let common = events.iter().filter(|e| e.caller.is_none());
@@ -96,9 +105,9 @@ fn run(situations: &[Situation]) -> BTreeMap<&'static str, Vec<(String, Outcome)
                 while let Some(&(situation, seed, live)) =
                     jobs.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let events = (situation.build)(seed).run(live);
+                    let said = (situation.build)(seed).run(live);
                     let how = format!("seed {seed}, {}", if live { "live" } else { "log" });
-                    let outcome = judge(situation, &events, live);
+                    let outcome = judge(situation, &said, live);
                     let mut all = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
                     all.entry(situation.name).or_default().push((how, outcome));
                 }

@@ -28,6 +28,14 @@ pub struct Standing {
     pub shared: bool,
 }
 
+impl Standing {
+    /// Whether a runaway of such a caller may be held back: an alert is cheap, a limit needs more.
+    #[must_use]
+    pub fn may_be_held(&self) -> bool {
+        self.known && self.hurt && !self.shared
+    }
+}
+
 impl Detector {
     /// How a caller stands; `None` where it is not known.
     #[must_use]

@@ -65,8 +65,7 @@ impl Inner {
                 .spared
                 .iter()
                 .any(|(known, _)| Arc::ptr_eq(known, &entry));
-            let guilty = |standing: &Standing| standing.known && standing.hurt && !standing.shared;
-            if let Some(standing) = standing.filter(|standing| guilty(standing) && !spared) {
+            if let Some(standing) = standing.filter(|standing| standing.may_be_held() && !spared) {
                 hold(open, entry, signal, (&standing, rule), log, core, now);
             }
         }

@@ -209,8 +209,8 @@ impl World {
             .any(|e| matches!(e, Effect::Silence { from, to } if t >= *from && t < *to))
     }
 
-    /// Runs the world; `live` feeds as production does. Returns what the detector says.
-    pub(crate) fn run(mut self, live: bool) -> Vec<Event> {
+    /// Runs the world; `live` feeds as production does.
+    pub(crate) fn run(mut self, live: bool) -> Said {
         let mut queue: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
         let mut things: HashMap<u64, What> = HashMap::new();
         let mut key = 0u64;
@@ -220,7 +220,7 @@ impl World {
         names.extend(self.clients.iter().map(|c| c.name.clone()));
         let mut known = self.clients.len();
         let mut detector = Detector::new();
-        let mut events = Vec::new();
+        let mut said = Said::default();
         let mut in_flight = 0u32;
         let mut t = 0.0;
         let mut deploys = std::mem::take(&mut self.deploys);
@@ -423,7 +423,7 @@ impl World {
                 live,
                 in_flight,
                 Timestamp::from_nanos(nanos(t)),
-                &mut events,
+                &mut said,
             );
             accounts.retain(|_, a| {
                 a.started = 0;
@@ -437,7 +437,7 @@ impl World {
                 a.in_flight > 0
             });
         }
-        events
+        said
     }
 
     fn serve(&mut self, job: &Job, t: f64, in_flight: u32) -> (Class, f64, bool) {
@@ -507,6 +507,14 @@ impl World {
         }
         (class, took, again)
     }
+}
+
+/// What came of a run.
+#[derive(Default)]
+pub(crate) struct Said {
+    pub(crate) events: Vec<Event>,
+    /// Whom a clamp would have held, and when.
+    pub(crate) held: Vec<(f64, String)>,
 }
 
 /// From `from` to `to`.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use callerid::detect::{CallerId, Detector, Event, Load, Observed, RouteDelta, Row, Tick};
+use callerid::detect::{
+    CallerId, Detector, Event, Kind, Load, Observed, RouteDelta, Row, Signal, Tick,
+};
 use callerid::{Provenance, Timestamp};
 
-use super::{Account, OTHER, UNKNOWN};
+use super::{Account, OTHER, Said, UNKNOWN};
 
 pub(super) fn feed(
     detector: &mut Detector,
@@ -14,7 +16,7 @@ pub(super) fn feed(
     live: bool,
     in_flight: u32,
     now: Timestamp,
-    events: &mut Vec<Event>,
+    said: &mut Said,
 ) {
     let routes: Vec<Vec<RouteDelta>> = accounts
         .values()
@@ -53,6 +55,29 @@ pub(super) fn feed(
             load,
             callers: &observed,
         },
-        events,
+        &mut said.events,
     );
+    let ended = |id| {
+        let of = |e: &&Event| e.id == id && e.kind == Kind::RunawayEnded;
+        said.events.iter().rfind(of).is_some()
+    };
+    // The pipeline's clamp asks the same, two seconds after an onset and then at every tick.
+    for e in &said.events {
+        let load = matches!(e.signal, Some(Signal::Rate | Signal::InFlight));
+        let open = load && e.kind == Kind::RunawayStarted && e.t + 2.0 <= now.as_secs_f64();
+        let Some(name) = e.caller.as_deref().filter(|_| open && !ended(e.id)) else {
+            continue;
+        };
+        let slot = names.iter().position(|known| known == name);
+        let slot = slot.filter(|&slot| slot != OTHER as usize && slot != UNKNOWN as usize);
+        let standing = slot.and_then(|slot| {
+            detector.standing(CallerId {
+                slot: slot as u32,
+                generation: 0,
+            })
+        });
+        if standing.is_some_and(|standing| standing.may_be_held()) {
+            said.held.push((now.as_secs_f64(), name.to_owned()));
+        }
+    }
 }
