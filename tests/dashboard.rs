@@ -6,9 +6,13 @@
 mod access;
 #[path = "dashboard/answers.rs"]
 mod answers;
+#[path = "dashboard/hyper.rs"]
+mod hyper_server;
 #[path = "dashboard/operate.rs"]
 mod operate;
 #[path = "dashboard/own.rs"]
 mod own;
+#[path = "programs/mod.rs"]
+mod programs;
 #[path = "dashboard/visit.rs"]
 mod visit;

@@ -1,119 +1,16 @@
 //! Who may look, and who may act.
 
 use std::fmt;
-use std::net::IpAddr;
 
-use http::{Extensions, HeaderMap, Method, Request, header};
 use sha2::{Digest, Sha256};
 
-/// A request to the page, as [`Access`] sees it.
-#[derive(Clone, Copy)]
-pub struct Ask<'a> {
-    method: &'a Method,
-    headers: &'a HeaderMap,
-    extensions: &'a Extensions,
-    pub(super) host: Option<&'a str>,
-    peer: Option<IpAddr>,
-}
+use super::ask::Ask;
+use super::budget::Budget;
+use crate::clock::Timestamp;
 
-impl<'a> Ask<'a> {
-    pub(super) fn of(head: &'a Request<()>, peer: Option<IpAddr>) -> Self {
-        // The host that the client means: of the URI over HTTP/2, of `Host` before.
-        let host = match head.uri().authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => head
-                .headers()
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok()),
-        };
-        Self {
-            method: head.method(),
-            headers: head.headers(),
-            extensions: head.extensions(),
-            host,
-            peer,
-        }
-    }
-
-    /// The method.
-    #[must_use]
-    pub fn method(&self) -> &'a Method {
-        self.method
-    }
-
-    /// The headers.
-    #[must_use]
-    pub fn headers(&self) -> &'a HeaderMap {
-        self.headers
-    }
-
-    /// What the listener and outer layers left: the place for your own authentication to say who it is.
-    #[must_use]
-    pub fn extensions(&self) -> &'a Extensions {
-        self.extensions
-    }
-
-    /// The peer's address, where the listener left one that [`Builder::peer`](crate::Builder::peer) finds. A proxy's
-    /// or sidecar's, if there is one.
-    #[must_use]
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.peer
-    }
-
-    /// The token of `Authorization: Bearer`.
-    #[must_use]
-    pub fn bearer(&self) -> Option<&'a str> {
-        let value = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, token) = value.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then_some(token.trim())
-    }
-
-    /// Whether it comes from this machine, straight: a loopback peer, no header that a proxy adds, and a `Host` that
-    /// is this machine too, so that no foreign page reaches it by a name of its own.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        self.peer.is_some_and(|ip| ip.to_canonical().is_loopback())
-            && !self.is_forwarded()
-            && self.host.is_some_and(is_loopback_host)
-    }
-
-    fn is_forwarded(&self) -> bool {
-        self.headers.keys().any(|name| {
-            let name = name.as_str();
-            name.starts_with("x-forwarded")
-                || name.starts_with("x-envoy-")
-                || ["forwarded", "via", "x-real-ip"].contains(&name)
-        })
-    }
-}
-
-/// Whether the host of an authority is a name or address of the loopback interface.
-fn is_loopback_host(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-impl fmt::Debug for Ask<'_> {
-    /// Leaves headers out: they hold tokens.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask")
-            .field("method", self.method)
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
-    }
-}
+/// Wrong tokens in a row that are answered as such, and nanoseconds until there may be another.
+const GUESSES: u64 = 20;
+const GUESS: u64 = 1_000_000_000;
 
 /// What somebody may do. Three permissions, each by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -261,6 +158,7 @@ type Hook = dyn Fn(&Ask<'_>) -> Grant + Send + Sync;
 pub struct Access {
     rule: Rule,
     own: bool,
+    guesses: Budget,
 }
 
 enum Rule {
@@ -278,14 +176,19 @@ impl Default for Access {
 impl Access {
     /// The default: whoever is on this machine may read, and see its own usage; nobody may operate.
     ///
-    /// **With a sidecar or a proxy on this machine every peer is on this machine.** Those that add `Forwarded`,
-    /// `X-Forwarded-*`, `X-Envoy-*`, `X-Real-IP` or `Via` are seen through and get nothing; use [`Access::tokens`]
-    /// there.
+    /// **With a sidecar, a balancer or a tunnel on this machine every peer is on this machine: use
+    /// [`Access::tokens`] there.** Proxies that add a header of theirs (`Forwarded`, `X-Forwarded-*`, `X-Real-IP`,
+    /// `Via`, `X-Envoy-*`, `CF-Connecting-IP`, `True-Client-IP` and their like), that speak HTTP/1.0 as nginx does
+    /// unless told otherwise, or that pass on the name of a public host, are seen through and get nothing. **What passes
+    /// bytes alone is not seen through** (HAProxy in TCP mode, nginx `stream`, `ssh -L`, `socat`, `kubectl
+    /// port-forward`), **nor is a proxy that adds nothing, speaks HTTP/1.1 and leaves the `Host` to the client or makes
+    /// it `localhost`**: whoever reaches that reaches this.
     #[must_use]
     pub fn local() -> Self {
         Self {
             rule: Rule::Local { operate: false },
             own: false,
+            guesses: Budget::default(),
         }
     }
 
@@ -295,16 +198,22 @@ impl Access {
         Self {
             rule: Rule::Local { operate: true },
             own: false,
+            guesses: Budget::default(),
         }
     }
 
     /// Whoever has one of these tokens may do what it says; nobody else may do anything. The page asks for it, and
     /// keeps it in memory alone.
+    ///
+    /// Wrong ones beyond twenty in a row and one a second, whoever sends them, are answered with a 429, and the log
+    /// says that somebody tries. A right one is never held up by that: nobody can lock out who operates by
+    /// guessing, so what keeps guesses from being right is the length of the token alone.
     #[must_use]
     pub fn tokens(tokens: impl IntoIterator<Item = Token>) -> Self {
         Self {
             rule: Rule::Tokens(tokens.into_iter().collect()),
             own: false,
+            guesses: Budget::default(),
         }
     }
 
@@ -314,6 +223,7 @@ impl Access {
         Self {
             rule: Rule::Hook(Box::new(hook)),
             own: false,
+            guesses: Budget::default(),
         }
     }
 
@@ -352,6 +262,18 @@ impl Access {
         }
     }
 
+    /// Whether the token that was sent is one wrong one too many.
+    pub(super) fn is_guessed(&self, ask: &Ask<'_>, grant: &Grant, now: Timestamp) -> bool {
+        let wrong = matches!(self.rule, Rule::Tokens(_)) && ask.bearer().is_some() && !grant.read;
+        if !wrong || self.guesses.take(GUESSES, GUESS, now) {
+            return false;
+        }
+        if self.guesses.say(now) {
+            tracing::warn!(peer = ?ask.peer(), "callerid: somebody tries wrong tokens on the page, again and again");
+        }
+        true
+    }
+
     /// Whether a browser may have the empty page, to ask for a token in it.
     pub(super) fn asks_for_token(&self) -> bool {
         matches!(self.rule, Rule::Tokens(_))
@@ -362,7 +284,7 @@ impl Access {
         let said = match &self.rule {
             Rule::Tokens(_) => "a bearer token that may do this is needed",
             Rule::Hook(_) => "not allowed",
-            Rule::Local { .. } if ask.peer.is_none() => {
+            Rule::Local { .. } if ask.peer().is_none() => {
                 "the peer's address is not known, and only this machine is answered: serve with \
                  `into_make_service_with_connect_info::<SocketAddr>()`, or give `Builder::peer`"
             }
@@ -396,6 +318,9 @@ impl fmt::Debug for Access {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
+    use super::super::ask::{FORWARDING, FORWARDING_FAMILIES};
     use super::*;
 
     fn granted(access: &Access, peer: Option<&str>, headers: &[(&str, &str)]) -> Grant {
@@ -418,7 +343,9 @@ mod tests {
         for peer in [None, Some("10.0.0.1"), Some("2001:db8::1")] {
             assert_eq!(granted(&access, peer, &[host]), Grant::nothing());
         }
-        for header in ["forwarded", "x-forwarded-for", "x-envoy-peer", "via"] {
+        let families = FORWARDING_FAMILIES.map(|family| format!("{family}-for"));
+        let families = families.iter().map(String::as_str);
+        for header in FORWARDING.into_iter().chain(families) {
             let headers = [host, (header, "127.0.0.1")];
             assert_eq!(
                 granted(&access, Some("127.0.0.1"), &headers),

@@ -59,7 +59,9 @@
 mod access;
 mod alone;
 mod answer;
+mod ask;
 mod assets;
+mod budget;
 mod chart;
 mod columns;
 mod drill;
@@ -75,9 +77,10 @@ mod top;
 use std::fmt;
 use std::sync::Arc;
 
-pub use self::access::{Access, Ask, Grant, Token, TokenError};
+pub use self::access::{Access, Grant, Token, TokenError};
 pub use self::alone::StatusPage;
 pub use self::answer::Body;
+pub use self::ask::Ask;
 use self::live::Live;
 use self::own::Asked;
 pub use self::service::ResponseFuture;

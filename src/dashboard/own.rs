@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::Own;
 use super::answer::Problem;
+use super::budget::Budget;
 use super::html::{escape, time};
 use crate::caller::Provenance;
 use crate::callers::Callers;
@@ -22,29 +22,20 @@ const BURST: u64 = 10;
 const EVERY: u64 = 1_000_000_000;
 
 /// How often callers ask about themselves. Callers that share a place share its limit; there are few who ask at once.
-pub(super) struct Asked([AtomicU64; 256]);
+pub(super) struct Asked([Budget; 256]);
 
 impl Default for Asked {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; 256])
+        Self(std::array::from_fn(|_| Budget::default()))
     }
 }
 
 impl Asked {
-    /// Whether the caller may ask now (GCRA).
     fn may(&self, caller: &str, now: Timestamp) -> bool {
         let mut hasher = DefaultHasher::new();
         caller.hash(&mut hasher);
-        let Some(place) = self.0.get((hasher.finish() % 256) as usize) else {
-            return true;
-        };
-        let now = now.as_nanos();
-        let next = |before: u64| {
-            let next = before.max(now) + EVERY;
-            (next <= now + BURST * EVERY).then_some(next)
-        };
-        let taken = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        taken.is_ok()
+        let place = self.0.get((hasher.finish() % 256) as usize);
+        place.is_none_or(|place| place.take(BURST, EVERY, now))
     }
 }
 

@@ -13,9 +13,10 @@ use http_body_util::{BodyExt, Limited};
 use tower::Service;
 
 use super::Dashboard;
-use super::access::{Ask, Grant};
+use super::access::Grant;
 use super::alone::StatusPage;
 use super::answer::{Body, HTML, JSON, Problem, TEXT, fresh, json, to_folder};
+use super::ask::Ask;
 use super::chart::Span;
 use super::live::aside;
 use super::status::Status;
@@ -133,6 +134,10 @@ impl Dashboard {
         let ask = Ask::of(head, self.callers.peer(head.extensions()));
         let grant = self.access.grant(&ask);
         let path = below(&self.mount, head.uri().path());
+        // Under `me` a token is the caller's own, and none of ours.
+        if path != "me" && self.access.is_guessed(&ask, &grant, self.callers.now()) {
+            return Err(Problem::slow_down(1));
+        }
         if let Some(action) = path.strip_prefix("v1/do/") {
             let author = self.check_write(&ask, &grant)?;
             let (callers, action) = (self.callers.on_behalf_of(author), action.to_owned());

@@ -41,6 +41,12 @@ async fn by_default_only_this_machine_is_answered() {
             "x-real-ip",
             "x-envoy-external-address",
             "via",
+            "cf-connecting-ip",
+            "true-client-ip",
+            "fly-client-ip",
+            "fastly-client-ip",
+            "x-client-ip",
+            "x-cluster-client-ip",
         ] {
             let forwarded = request("GET", path, Some("127.0.0.1"));
             let forwarded = with(forwarded, &[(header, "127.0.0.1")]);
@@ -50,6 +56,14 @@ async fn by_default_only_this_machine_is_answered() {
         let rebound = request("GET", path, Some("127.0.0.1"));
         let rebound = with(rebound, &[("host", "evil.example:3000")]);
         assert_eq!(page.ask(rebound).await.status, 403, "{path}");
+        let mut two = request("GET", path, Some("127.0.0.1"));
+        let second = "prices.example".parse().unwrap();
+        two.headers_mut().append("host", second);
+        assert_eq!(page.ask(two).await.status, 403, "{path}");
+        // As nginx asks unless told otherwise.
+        let mut old = request("GET", path, Some("127.0.0.1"));
+        *old.version_mut() = http::Version::HTTP_10;
+        assert_eq!(page.ask(old).await.status, 403, "{path}");
     }
     let asset = page.ask(request("GET", "/main.js", Some("10.1.2.3"))).await;
     assert_eq!(asset.status, 403);
@@ -112,4 +126,43 @@ async fn a_hook_of_ones_own_decides() {
     let mut known = request("GET", "/v1/you", None);
     known.extensions_mut().insert(Employee("bob"));
     assert_eq!(page.ask(known).await.json()["author"], "bob");
+}
+
+#[tokio::test]
+async fn who_guesses_tokens_is_slowed_down_and_locks_nobody_out() {
+    let table = table(|builder| builder);
+    let page = table.page(tokens().self_service());
+    let ask = |path: &'static str, token: &'static str| {
+        let asked = with(
+            request("GET", path, Some("10.1.2.3")),
+            &[("authorization", token)],
+        );
+        page.ask(asked)
+    };
+    for n in 0..20 {
+        assert_eq!(ask("/v1/overview", "Bearer wrong").await.status, 403, "{n}");
+    }
+    for path in ["/v1/overview", "/v1/you", "/", "/top.txt"] {
+        let slowed = ask(path, "Bearer wrong").await;
+        assert_eq!(slowed.status, 429, "{path}");
+        assert_eq!(slowed.headers["retry-after"], "1");
+        assert!(slowed.problem().contains("too often"));
+    }
+    // A right token is not held up, nor a page without one, nor a caller with a token of the service's.
+    for _ in 0..50 {
+        assert_eq!(ask("/v1/overview", "Bearer look").await.status, 200);
+    }
+    assert_eq!(page.get("/").await.status, 200);
+    assert_eq!(page.get("/v1/overview").await.status, 401);
+    let own = with(
+        request("GET", "/me", None),
+        &[
+            ("authorization", "Bearer its-own"),
+            ("x-client-id", "checkout"),
+        ],
+    );
+    assert_eq!(page.ask(own).await.status, 200);
+    table.pass(3);
+    let later = ask("/v1/overview", "Bearer wrong").await;
+    assert_eq!(later.status, 403, "a second has passed for each");
 }

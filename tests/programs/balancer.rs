@@ -1,5 +1,7 @@
 //! Load balancers in front of replicas, with a bounded budget of connections, retries and outlier marking.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -47,16 +49,31 @@ impl Balancer {
              proxy_set_header Connection \"\";\nproxy_connect_timeout 1s;\nproxy_read_timeout 2s;\n\
              proxy_next_upstream error timeout http_502 http_503 http_504;\n}}\n}}\n}}\n"
         );
-        Self::start("nginx", &text, address, None, |directory| {
-            let mut command = Command::new("nginx");
-            command
-                .arg("-e")
-                .arg("error.log")
-                .arg("-c")
-                .arg(directory.join("balancer.conf"));
-            command.arg("-p").arg(directory);
-            command
-        })
+        Self::start("nginx", &text, address, None, Self::run_nginx)
+    }
+
+    /// nginx with nothing but `proxy_pass`, and what else is said.
+    pub(crate) fn plain_nginx(there: SocketAddr, more: &str) -> Self {
+        let address = free();
+        let text = format!(
+            "daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log error.log warn;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{\naccess_log off;\nclient_body_temp_path body;\nproxy_temp_path proxy;\n\
+             fastcgi_temp_path fastcgi;\nuwsgi_temp_path uwsgi;\nscgi_temp_path scgi;\n\
+             server {{\nlisten {address};\nlocation / {{\nproxy_pass http://{there};\n{more}\n}}\n}}\n}}\n"
+        );
+        Self::start("nginx", &text, address, None, Self::run_nginx)
+    }
+
+    fn run_nginx(directory: &std::path::Path) -> Command {
+        let mut command = Command::new("nginx");
+        command
+            .arg("-e")
+            .arg("error.log")
+            .arg("-c")
+            .arg(directory.join("balancer.conf"));
+        command.arg("-p").arg(directory);
+        command
     }
 
     /// HAProxy with a budget of 64 connections to each replica, that tries again elsewhere after a 503, and takes a

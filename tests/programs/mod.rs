@@ -106,6 +106,14 @@ impl Running {
         }
     }
 
+    /// All that it has said so far.
+    pub(crate) fn all_said(&self) -> String {
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("sh").args(["-c", &kill]).status();
@@ -268,9 +276,17 @@ pub(crate) fn call(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
-    let mut stream = open(address, method, path, headers, body);
+    finish(open(address, method, path, headers, body), "")
+}
+
+/// Sends the rest of a request, and reads the whole answer.
+pub(crate) fn finish(mut stream: TcpStream, rest: &str) -> Answer {
+    // Who has heard enough may answer before all of it was sent, and hang up.
+    let _ = stream.write_all(rest.as_bytes());
     let mut raw = Vec::new();
-    stream.read_to_end(&mut raw).expect("the server answers");
+    if let Err(error) = stream.read_to_end(&mut raw) {
+        assert!(!raw.is_empty(), "the server answers: {error}");
+    }
     let text = String::from_utf8_lossy(&raw);
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
     let mut lines = head.lines();
