@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 #[cfg(feature = "redis")]
 use std::sync::Arc;
@@ -79,9 +79,19 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// What was kept before, or nothing. A file that makes no sense is put aside, and said.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let kept = read(&path)?;
+    /// What was kept before, or nothing. A file that makes no sense is put aside, and said. Where no file could be
+    /// written, that is an error now, and not when somebody needs it.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, String> {
+        let shown = path.display();
+        let kept = read(&path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        match File::create(beside(&path, ".draft")) {
+            Ok(_) => drop(fs::remove_file(beside(&path, ".draft"))),
+            // A disk that is full is no mistake of whoever named the file.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::error!(%error, path = %shown, "callerid: the state file cannot be written");
+            }
+            Err(error) => return Err(format!("{shown} cannot be written: {error}")),
+        }
         Ok(Self {
             path: Some(path),
             kept: Mutex::new(kept),
@@ -201,21 +211,25 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn parse(path: &Path) -> io::Result<Option<Kept>> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
-        Ok(about) if about.len() > LARGEST => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is too large",
-            ));
+        // A device has no end, and a pipe may have no beginning.
+        Ok(about) if !about.is_file() => {
+            let what = "it is not a regular file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         Ok(_) => {}
     }
-    let text = fs::read(path)?;
+    let mut text = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(invalid("it is too large".to_owned()));
+    }
     serde_json::from_slice(&text)
         .map(Some)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        .map_err(|error| invalid(error.to_string()))
 }
 
 /// What is kept in a file, or in the one before it.

@@ -63,7 +63,8 @@ impl std::error::Error for ChangeError {
 impl Builder {
     /// Where incidents, pins, clamps and blocks are kept over a restart: a small file that is replaced as a whole.
     /// Without it they are kept in memory alone. One process writes it; others may read it, as
-    /// [`StatusPage`](crate::dashboard::StatusPage) does.
+    /// [`StatusPage`](crate::dashboard::StatusPage) does. [`Builder::build`] fails where it is no regular file, or no
+    /// file could be written beside it.
     #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
     pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_file = Some(path.into());
@@ -75,8 +76,7 @@ impl Builder {
         let Some(path) = self.state_file.take() else {
             return Ok(Keeper::default());
         };
-        let shown = path.display().to_string();
-        Keeper::open(path).map_err(|error| format!("state_file: {shown} cannot be read: {error}"))
+        Keeper::open(path).map_err(|problem| format!("state_file: {problem}"))
     }
 }
 

@@ -76,11 +76,11 @@ impl Builder {
         #[cfg(feature = "redis")]
         problems.extend(self.policies.problems_of_fleet(self.fleet.as_ref()));
         let (Some(roster), Some(exempt), true) = (roster, exempt, problems.is_empty()) else {
-            return Err(BuildError { problems });
+            return Err(BuildError::of(problems));
         };
         #[cfg(feature = "redis")]
         let fleet = Pool::of(self.fleet.as_ref(), self.inferred_key.as_deref(), &ticker)
-            .map_err(|problems| BuildError { problems })?;
+            .map_err(BuildError::of)?;
         let limits = Limits {
             tracked: self.tracked,
             exported,

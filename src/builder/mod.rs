@@ -232,6 +232,11 @@ pub struct BuildError {
 }
 
 impl BuildError {
+    pub(crate) fn of(problems: Vec<String>) -> Self {
+        let problems = problems.into_iter().map(visible).collect();
+        Self { problems }
+    }
+
     /// Each problem, with what it is about and what to do.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
         self.problems.iter().map(String::as_str)
@@ -245,6 +250,23 @@ impl fmt::Display for BuildError {
 }
 
 impl std::error::Error for BuildError {}
+
+/// What a file says is quoted in errors, which end in terminals and logs.
+pub(crate) fn visible(text: String) -> String {
+    // Marks that turn the direction of what follows, or are not seen, are as good as controls.
+    let hides = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    if !text.contains(hides) {
+        return text;
+    }
+    let shown = text.chars().map(|c| match c {
+        c if hides(c) => c.escape_default().to_string(),
+        c => c.to_string(),
+    });
+    shown.collect()
+}
 
 fn random_key() -> Vec<u8> {
     fastrand::u128(..).to_le_bytes().to_vec()

@@ -14,7 +14,7 @@ use toml::{Table, Value};
 pub(crate) use self::file::Contents;
 use crate::admit::policy::CallerPolicy;
 use crate::admit::{Mode, Policies, Policy};
-use crate::builder::Builder;
+use crate::builder::{Builder, visible};
 use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Timestamp};
 use crate::events::{Change, Pin};
@@ -32,7 +32,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn of(mut problems: Vec<String>) -> Result<(), Self> {
+    fn of(problems: Vec<String>) -> Result<(), Self> {
+        let mut problems: Vec<_> = problems.into_iter().map(visible).collect();
         problems.sort();
         problems.dedup();
         if problems.is_empty() {

@@ -530,3 +530,29 @@ async fn the_status_alone_reads_the_file_of_the_service() {
     assert!(summary.contains("2025-10-09T08:54:20Z"), "{summary}");
     assert_eq!(ask(open, "/v1/overview", None).await.0, 404);
 }
+
+#[test]
+fn a_state_file_that_never_could_be_written_is_an_error_at_the_start_and_names_the_file() {
+    let state = State::new("never");
+    let folder = state.0.parent().unwrap();
+    let refused = |path: &std::path::Path| {
+        let builder = callerid::Callers::builder()
+            .identify(callerid::identify::header("x-client-id"))
+            .state_file(path);
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains("state_file: "), "{error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        error
+    };
+    // A device without an end is not read to it.
+    assert!(refused("/dev/full".as_ref()).contains("not a regular file"));
+    assert!(refused("/dev/zero".as_ref()).contains("not a regular file"));
+    assert!(refused(folder).contains("not a regular file"));
+    assert!(refused(&folder.join("no/such/state.json")).contains("cannot be written"));
+    // A folder in the place of the draft, as root may write anywhere.
+    fs::create_dir(folder.join("state.json.draft")).unwrap();
+    assert!(refused(&state.0).contains("cannot be written"));
+    fs::remove_dir(folder.join("state.json.draft")).unwrap();
+    drop(state.table());
+    assert!(!folder.join("state.json.draft").exists());
+}
