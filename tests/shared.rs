@@ -15,6 +15,7 @@ mod server;
 #[path = "dashboard/visit.rs"]
 mod visit;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use callerid::Fleet;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 
 use tower::{Layer, ServiceExt};
 
+use programs::{Demo, Running, build, call};
 use server::Redis;
 use visit::{Answer, Table, request, table, with};
 
@@ -222,4 +224,101 @@ async fn a_redis_that_comes_back_empty_is_told_again() {
         redis.say(&["GET", "callerid:prices:shared"])[0].contains("slow")
     });
     assert_ne!(status(&a, "loud").await, 200);
+}
+
+#[test]
+fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
+    let mut redis = Redis::start();
+    let demo = Demo::start(&["--redis", &redis.url()]);
+    let post = r#"{"name": "Orders are slow", "fallback": "use the catalogue", "eta": "2099-01-01T00:00:00Z"}"#;
+    let headers = [("content-type", "application/json")];
+    let told = |body: &str| {
+        call(
+            demo.address,
+            "POST",
+            "/callerid/v1/do/incident",
+            &headers,
+            body,
+        )
+    };
+    assert_eq!(told(post).status, 422, "in seventy years it is none");
+    let soon = std::time::SystemTime::now() + Duration::from_secs(1_800);
+    let soon = humantime::format_rfc3339_seconds(soon).to_string();
+    let answer = programs::until("the Redis of the fleet is found", || {
+        let answer = told(&post.replace("2099-01-01T00:00:00Z", &soon));
+        (answer.status == 200).then_some(answer)
+    });
+    assert!(
+        answer.body.contains(r#""scope":"fleet""#),
+        "{}",
+        answer.body
+    );
+    demo.running.signal("KILL");
+    drop(demo);
+
+    let mut status = Command::new(build("status"));
+    status
+        .args(["--fleet", "demo", "127.0.0.1:0"])
+        .env("REDIS_URL", redis.url());
+    let status = Running::start(&mut status);
+    let line = status.line().unwrap();
+    let address = line
+        .strip_prefix("listening on http://")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let get = |path: &str| call(address, "GET", path, &[], "");
+    let summary: Value = serde_json::from_str(&get("/summary.json").body).unwrap();
+    assert_eq!(summary["page"]["name"], "prices-demo");
+    let incident = &summary["incidents"][0];
+    assert_eq!(incident["name"], "Orders are slow");
+    assert_eq!(incident["fallback"], "use the catalogue");
+    assert_eq!(incident["eta"].as_str().unwrap()[..19], soon[..19]);
+    let page = get("/").body;
+    assert!(
+        page.contains("Orders are slow") && page.contains("expected to be over"),
+        "{page}"
+    );
+
+    // Without the Redis nobody knows, which is not the same as that all is well.
+    redis.kill();
+    let away = get("/summary.json");
+    assert_eq!(away.status, 503, "{}", away.body);
+    assert!(away.body.contains("does not answer"), "{}", away.body);
+    redis.run();
+    assert!(
+        get("/summary.json").body.contains("All is well"),
+        "it has come back empty"
+    );
+    redis.say(&["SET", "callerid:demo:shared", &"nonsense ".repeat(10)]);
+    assert_eq!(get("/summary.json").status, 503);
+}
+
+#[test]
+fn a_status_of_a_fleet_without_a_redis_is_an_error_that_shows_no_password() {
+    for (args, url, said) in [
+        (&["--fleet"][..], "redis://127.0.0.1:1", "usage: status"),
+        (
+            &["--fleet", "two words"],
+            "redis://127.0.0.1:1",
+            "fleet.namespace",
+        ),
+        (
+            &["--fleet", "demo"],
+            "hunter2",
+            "fleet.redis: is not an address",
+        ),
+    ] {
+        let ended = programs::output(
+            Command::new(build("status"))
+                .args(args)
+                .env("REDIS_URL", url),
+        );
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            !ended.status.success() && stderr.contains(said),
+            "{args:?}: {stderr}"
+        );
+        assert!(!stderr.contains("hunter2"), "{stderr}");
+    }
 }

@@ -1,4 +1,5 @@
-//! The status alone, from the state file of a service: a program of its own, so that it outlives the service.
+//! The status alone, from the state file of a service or from the Redis of its fleet: a program of its own, so that it
+//! outlives the service.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,17 +8,23 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-use super::access::{Access, Ask};
+use super::access::Access;
 use super::answer::{Body, Problem};
+use super::ask::Ask;
 use super::assets;
 use super::live::aside;
 use super::status::Status;
+#[cfg(feature = "redis")]
+use crate::admit::fleet::{Fleet, reader::Reader};
+#[cfg(feature = "redis")]
+use crate::builder::BuildError;
 use crate::clock::{Clock, MonotonicClock};
-use crate::kept;
+use crate::kept::{self, Kept};
 use crate::pipeline::PeerFn;
 
-/// The status page of a service, from the file that [`Builder::state_file`](crate::Builder::state_file) names: a tower
-/// service that answers `/`, `/summary.json` and `/v1/incidents`. It reads the file anew with every request.
+/// The status page of a service, from the file that [`Builder::state_file`](crate::Builder::state_file) names, or from
+/// the Redis of its fleet: a tower service that answers `/`, `/summary.json` and `/v1/incidents`. It reads anew with
+/// every request.
 ///
 /// ```
 /// use callerid::dashboard::{Access, Grant, StatusPage};
@@ -30,18 +37,66 @@ use crate::pipeline::PeerFn;
 /// ```
 #[derive(Clone)]
 pub struct StatusPage {
-    path: PathBuf,
+    source: Source,
     access: Arc<Access>,
     peer: Option<Arc<PeerFn>>,
     clock: MonotonicClock,
+}
+
+/// Where the state is.
+#[derive(Clone)]
+enum Source {
+    File(PathBuf),
+    #[cfg(feature = "redis")]
+    Fleet(Arc<Reader>),
+}
+
+impl Source {
+    async fn read(&self) -> Result<Kept, Problem> {
+        let away = |detail| Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, detail);
+        match self {
+            Self::File(path) => {
+                let path = path.clone();
+                let kept = aside(move || kept::read(&path)).await?;
+                kept.map_err(|error| away(format!("the state file cannot be read: {error}")))
+            }
+            #[cfg(feature = "redis")]
+            Self::Fleet(reader) => {
+                let text = reader.text().await;
+                let text =
+                    text.ok_or_else(|| away("the Redis of the fleet does not answer".to_owned()))?;
+                if text.is_empty() {
+                    return Ok(Kept::default());
+                }
+                let kept = serde_json::from_str(&text);
+                kept.map_err(|error| away(format!("what replicas share makes no sense: {error}")))
+            }
+        }
+    }
 }
 
 impl StatusPage {
     /// The status that is kept in this file.
     #[must_use]
     pub fn new(state_file: impl Into<PathBuf>) -> Self {
+        Self::of(Source::File(state_file.into()))
+    }
+
+    /// The status that the replicas of a fleet share. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the fleet, or that it has no Redis.
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn of_fleet(fleet: &Fleet) -> Result<Self, BuildError> {
+        let reader = Reader::new(fleet).map_err(BuildError::of)?;
+        Ok(Self::of(Source::Fleet(Arc::new(reader))))
+    }
+
+    fn of(source: Source) -> Self {
         Self {
-            path: state_file.into(),
+            source,
             access: Arc::default(),
             peer: crate::builder::default_peer().map(Arc::from),
             clock: MonotonicClock::new(),
@@ -72,7 +127,11 @@ impl StatusPage {
         if !matches!(*head.method(), http::Method::GET | http::Method::HEAD) {
             return Err(Problem::method("GET, HEAD"));
         }
-        if !self.access.grant(&ask).read {
+        let grant = self.access.grant(&ask);
+        if self.access.is_guessed(&ask, &grant, self.clock.now()) {
+            return Err(Problem::slow_down(1));
+        }
+        if !grant.read {
             let status = http::StatusCode::FORBIDDEN;
             return Err(Problem::new(status, self.access.refusal(&ask)));
         }
@@ -91,12 +150,7 @@ impl StatusPage {
         {
             return Err(Problem::not_found("there is nothing here"));
         }
-        let file = self.path.clone();
-        let kept = aside(move || kept::read(&file)).await?;
-        let kept = kept.map_err(|error| {
-            let detail = format!("the state file cannot be read: {error}");
-            Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, detail)
-        })?;
+        let kept = self.source.read().await?;
         let status = Status {
             incidents: kept.incidents.iter().cloned().collect(),
             service: kept.service,
@@ -108,8 +162,12 @@ impl StatusPage {
 
 impl fmt::Debug for StatusPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StatusPage")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("StatusPage");
+        match &self.source {
+            Source::File(path) => shown.field("path", path),
+            #[cfg(feature = "redis")]
+            Source::Fleet(_) => &mut shown,
+        }
+        .finish_non_exhaustive()
     }
 }

@@ -107,14 +107,12 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
 /// Does it, and says what was done and where. Writes the state file: not for a thread that serves requests.
 pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value, Problem> {
     let mut answer = json!({});
-    let mut scope = match action {
-        "clamp" | "block" | "release" | "pin" | "incident" => callers.scope(),
-        _ => "replica",
-    };
+    // What is not to be kept is not promised to anybody else.
+    let mut shared = ["clamp", "block", "release", "pin", "incident"].contains(&action);
     match action {
         "clamp" => {
             let hold: Hold = parse(body)?;
-            scope = scope_of(hold.keep, scope);
+            shared = hold.keep;
             let quota = hold.quota.clone().unwrap_or_default();
             let quota: Quota = quota
                 .parse()
@@ -132,7 +130,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         }
         "block" => {
             let hold: Hold = parse(body)?;
-            scope = scope_of(hold.keep, scope);
+            shared = hold.keep;
             if hold.quota.is_some() {
                 return Err(Problem::unprocessable(
                     "quota: a block lets nothing through; use clamp",
@@ -144,7 +142,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         }
         "release" => {
             let release: Release = parse(body)?;
-            scope = scope_of(release.keep, scope);
+            shared = release.keep;
             if callers
                 .brakes()
                 .iter()
@@ -192,17 +190,13 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         _ => return Err(Problem::not_found("there is no such action")),
     }
     if let Some(answer) = answer.as_object_mut() {
+        let scope = if shared { callers.scope() } else { "replica" };
         let instance = &*callers.upkeep().watch.log.instance;
         answer.insert("scope".to_owned(), scope.into());
         answer.insert("instance".to_owned(), instance.into());
         answer.insert("author".to_owned(), callers.author().into());
     }
     Ok(answer)
-}
-
-/// What is not to be kept is not promised to anybody else.
-fn scope_of(keep: bool, scope: &'static str) -> &'static str {
-    if keep { scope } else { "replica" }
 }
 
 fn lasting(seconds: u64) -> Result<Duration, Problem> {

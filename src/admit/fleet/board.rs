@@ -14,9 +14,9 @@ use crate::admit::lock;
 
 const SCRIPT: &str = include_str!("board.lua");
 /// Bytes of the text, its token included.
-const LARGEST: usize = 4 * 1024 * 1024;
+pub(super) const LARGEST: usize = 4 * 1024 * 1024;
 /// Characters of a token.
-const TOKEN: usize = 32;
+pub(super) const TOKEN: usize = 32;
 /// How long who writes waits; no request does.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Note {
     pub(crate) token: String,
     pub(crate) text: String,
+}
+
+pub(super) fn key(namespace: &str) -> String {
+    format!("callerid:{namespace}:shared")
 }
 
 /// What became of a text that was to be put.
@@ -52,7 +56,7 @@ pub(crate) struct Board {
 impl Board {
     pub(super) fn new(namespace: &str, runtime: Handle) -> Self {
         Self {
-            key: format!("callerid:{namespace}:shared"),
+            key: key(namespace),
             script: Script::new(SCRIPT),
             runtime,
             connection: Mutex::default(),
@@ -109,7 +113,10 @@ impl Board {
             let _ = tell.send(said.ok().flatten());
         });
         match told.recv_timeout(PATIENCE) {
-            Ok(Some((true, _))) => Put::Done(fresh),
+            Ok(Some((true, _))) => {
+                self.heard.store(true, Ordering::Release);
+                Put::Done(fresh)
+            }
             Ok(Some((false, note))) => Put::Other(note),
             Ok(None) | Err(_) => Put::Away,
         }

@@ -14,6 +14,8 @@ mod cell;
 mod desk;
 mod exchange;
 mod link;
+#[cfg(feature = "dashboard")]
+pub(crate) mod reader;
 pub(crate) mod settings;
 #[cfg(test)]
 mod simulated;
