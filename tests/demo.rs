@@ -1,10 +1,18 @@
 //! What the demo promises to those who start it and to those who call it.
 
+#[path = "programs/balancer.rs"]
+#[allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    reason = "tests, whose deadlines are in real time"
+)]
+mod balancer;
 mod programs;
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
-use programs::{Demo, Running, call, cells, demo, output, until};
+use balancer::Balancer;
+use programs::{Demo, Running, call, cells, demo, finish, output, until};
 
 const GOOD_ORDER: &str = r#"{"sku": "a-1", "quantity": 2}"#;
 
@@ -41,6 +49,7 @@ fn a_bad_argument_ends_it_before_it_listens() {
         (&["--listen"], "is not an address"),
         (&["--listen", "nowhere"], "is not an address"),
         (&["--claimed=yes"], "takes no value"),
+        (&["--webhook", "/page"], "is not an address"),
     ] {
         let ended = output(demo().args(args));
         let stderr = String::from_utf8_lossy(&ended.stderr);
@@ -55,6 +64,9 @@ fn a_configuration_error_ends_it_before_it_listens_and_shows_no_secret() {
     let file = std::env::temp_dir().join(format!("callerid-demo-{}.toml", std::process::id()));
     let text = "[default]\nquota = \"10/fortnight\"\n[fleet]\nredis = \"redis://u:hunter2@h\"\n";
     std::fs::write(&file, text).unwrap();
+    let raw = file.with_extension("raw.toml");
+    std::fs::write(&raw, "[default]\nquota = \"1\\u001b[2J/s\"\n").unwrap();
+    let raw_flag = format!("--config={}", raw.display());
     let file_flag = format!("--config={}", file.display());
     for (args, said) in [
         (
@@ -64,6 +76,7 @@ fn a_configuration_error_ends_it_before_it_listens_and_shows_no_secret() {
         (&[&file_flag], "fleet.redis: holds a password"),
         (&["--config", "/no/such/file.toml"], "/no/such/file.toml"),
         (&["--redis", "hunter2"], "fleet.redis: is not an address"),
+        (&[&raw_flag], "default.quota: \"1\\u{1b}[2J/s"),
     ] {
         let ended = output(
             demo()
@@ -74,9 +87,11 @@ fn a_configuration_error_ends_it_before_it_listens_and_shows_no_secret() {
         assert_eq!(ended.status.code(), Some(1), "{args:?}: {stderr}");
         assert!(stderr.contains(said), "{args:?}: {stderr}");
         assert!(!stderr.contains("hunter2"), "{stderr}");
+        assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
         assert!(ended.stdout.is_empty(), "{args:?}");
     }
     std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&raw).unwrap();
 }
 
 #[test]
@@ -253,6 +268,75 @@ fn the_table_is_shown_on_this_machine_and_not_through_a_proxy() {
         "Via",
     ] {
         assert_eq!(top(&[(header, "127.0.0.1")]), 403, "{header}");
+    }
+}
+
+/// nginx as most people write it down says by no header for whom it asks.
+#[test]
+fn a_proxy_that_says_nothing_of_itself_is_no_browser_on_this_machine() {
+    let demo = Demo::start(&[]);
+    let there = demo.address;
+    let plain = Balancer::plain_nginx(there, "");
+    let named = Balancer::plain_nginx(
+        there,
+        "proxy_http_version 1.1; proxy_set_header Host $host;",
+    );
+    for (proxy, host) in [
+        (&plain, "prices.example"),
+        (&plain, "localhost"),
+        (&named, "prices.example"),
+    ] {
+        let stream = TcpStream::connect(proxy.address).unwrap();
+        let request =
+            format!("GET /callerid/top.txt HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = finish(stream, &request);
+        assert_eq!(answer.status, 403, "{host}: {}", answer.body);
+    }
+    // What is said of the service itself goes through.
+    let stream = TcpStream::connect(plain.address).unwrap();
+    let health = finish(
+        stream,
+        "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    assert_eq!(health.status, 200);
+}
+
+/// What is said of a log is read by programs too.
+#[test]
+fn a_log_that_goes_to_a_file_has_neither_colours_nor_a_line_for_each_event() {
+    let folder = std::env::temp_dir().join(format!("callerid-demo-log-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let state = folder.join("state.json");
+    let mut demo = Demo::start(&["--state", state.to_str().unwrap()]);
+    demo.running.signal("INT");
+    assert_eq!(demo.running.ended().code(), Some(0));
+    let said = demo.running.logged("detection learns anew").unwrap();
+    assert!(!said.contains('\u{1b}'), "{said:?}");
+    assert!(!demo.running.all_said().contains("callerid::events"));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_state_that_cannot_be_kept_is_an_error_at_the_start() {
+    let bad = "/no/such\u{1b}[31m/state.json";
+    for (state, said) in [
+        (
+            "/dev/full",
+            "/dev/full cannot be read: it is not a regular file",
+        ),
+        (
+            "/no/such/state.json",
+            "/no/such/state.json cannot be written",
+        ),
+        (bad, "/no/such\\u{1b}[31m/state.json cannot be written"),
+    ] {
+        let ended =
+            output(demo().args(["--listen", "127.0.0.1:0", "--no-traffic", "--state", state]));
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(said), "{stderr:?}");
+        assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
+        assert!(ended.stdout.is_empty());
     }
 }
 

@@ -24,15 +24,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use callerid::Ceiling;
 use callerid::events::{Event, Finding};
-use programs::{DEADLINE, Running, call, until};
+use programs::{DEADLINE, Running, call, demo, until};
 use serde_json::Value;
 use world::{Load, TICK, World};
 
 const WARM: Duration = Duration::from_secs(900);
+
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_secs_f64()
+}
 
 /// What takes pages, and tells of them in the order in which they came.
 struct Pages {
@@ -64,7 +69,9 @@ impl Pages {
                 reader.read_exact(&mut body).unwrap();
                 let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
                 reader.get_mut().write_all(answer).unwrap();
-                if tell.send(serde_json::from_slice(&body).unwrap()).is_err() {
+                let mut page: Value = serde_json::from_slice(&body).unwrap();
+                page["received"] = now().into();
+                if tell.send(page).is_err() {
                     return;
                 }
             }
@@ -93,13 +100,23 @@ fn free() -> SocketAddr {
 
 /// Debian's Alertmanager with the configuration that we ship, which pages `pages`.
 fn alertmanager(address: SocketAddr, pages: &Pages) -> Running {
+    alertmanager_with(address, pages, |config| {
+        config.replace("group_interval: 30s", "group_interval: 1s")
+    })
+}
+
+fn alertmanager_with(
+    address: SocketAddr,
+    pages: &Pages,
+    change: impl FnOnce(String) -> String,
+) -> Running {
     let shipped =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring/alertmanager.yml");
     let shipped = std::fs::read_to_string(shipped).unwrap();
     let url = format!("http://{}/page", pages.address);
     let config = shipped.replace("http://127.0.0.1:8080/page", &url);
     assert_ne!(config, shipped);
-    let config = config.replace("group_interval: 30s", "group_interval: 1s");
+    let config = change(config);
     let folder =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("alertmanager-{}", address.port()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -333,4 +350,136 @@ fn what_was_announced_and_what_does_no_harm_wakes_nobody() {
     assert_eq!(hook.next()["event"]["caller"], "search");
     drop(world);
     pager.join().unwrap();
+}
+
+/// When the outages of a demo began, by its own word, and what woke whom when.
+struct Outages {
+    onsets: Vec<f64>,
+    hook: Vec<Value>,
+    paged: Vec<Value>,
+}
+
+/// Runs the demo as a reader of the README does, until its second outage was paged.
+fn two_outages_of_the_demo() -> Outages {
+    let (hook, paged) = (Pages::listen(), Pages::listen());
+    let address = free();
+    let _alertmanager = alertmanager_with(address, &paged, |shipped| shipped);
+    let demo = Running::start(
+        demo()
+            .args(["--listen", "127.0.0.1:0"])
+            .arg(format!("--alertmanager=http://{address}"))
+            .arg(format!("--webhook=http://{}/hook", hook.address)),
+    );
+    let began = Instant::now();
+    let mut seen = Outages {
+        onsets: Vec::new(),
+        hook: Vec::new(),
+        paged: Vec::new(),
+    };
+    // Glances come every few seconds, so there is always a line to wait for.
+    while seen.of_outage(1, &seen.hook).is_empty() {
+        assert!(
+            began.elapsed() < Duration::from_secs(300),
+            "two outages of {:?} are not paged: {:#?}",
+            seen.onsets,
+            seen.hook
+        );
+        let line = demo.line().expect("the demo goes on");
+        let onset = line
+            .strip_prefix("== [")
+            .and_then(|line| line.split(']').next());
+        seen.onsets.extend(onset.map(|t| t.parse::<f64>().unwrap()));
+        seen.hook.extend(hook.told.try_iter());
+        seen.paged.extend(paged.told.try_iter());
+    }
+    seen
+}
+
+impl Outages {
+    /// The pages whose change began in an outage, not before.
+    fn of_outage<'p>(&self, nth: usize, pages: &'p [Value]) -> Vec<&'p Value> {
+        let Some(&onset) = self.onsets.get(nth) else {
+            return Vec::new();
+        };
+        let next = self.onsets.get(nth + 1).copied().unwrap_or(f64::MAX);
+        let began = |page: &Value| {
+            let hooked = page["event"]["since"].as_f64();
+            let alert = page["alerts"][0]["startsAt"].as_str();
+            let alert = alert.map(|t| humantime::parse_rfc3339(t).unwrap());
+            let alert = alert.map(|t| t.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+            hooked.or(alert.map(|t| t.as_secs_f64())).unwrap()
+        };
+        // What is detected is dated by tenths of a second.
+        let in_it = |page: &&Value| (onset - 1.0..next - 1.0).contains(&began(page));
+        pages.iter().filter(in_it).collect()
+    }
+}
+
+#[test]
+fn an_outage_of_the_demo_is_one_page_within_seconds_and_its_calm_is_none() {
+    let demos: Vec<_> = (0..3)
+        .map(|_| std::thread::spawn(two_outages_of_the_demo))
+        .collect();
+    let (mut hooked, mut alerted) = (Vec::new(), Vec::new());
+    for demo in demos {
+        let seen = demo.join().unwrap();
+        let [first, second, ..] = seen.onsets[..] else {
+            panic!("two outages have begun: {:?}", seen.onsets)
+        };
+        for pages in [&seen.hook, &seen.paged] {
+            let received = |page: &Value| page["received"].as_f64().unwrap();
+            let calm = pages.iter().filter(|page| received(page) < first);
+            assert_eq!(calm.count(), 0, "paged on a calm day: {pages:#?}");
+        }
+        let mut ids = BTreeSet::new();
+        for note in seen.hook.iter().filter(|note| note["status"] == "firing") {
+            assert_eq!(note["event"]["caller"], "checkout", "{note}");
+            let id = note["id"].as_str().unwrap().to_owned();
+            assert!(ids.insert(id), "an episode is one page: {note}");
+        }
+        // However many signals tell of it, its receiver hears of the outage once.
+        let firing = |page: &&&Value| {
+            page["status"] == "firing" && {
+                let t = page["received"].as_f64().unwrap();
+                (first..second).contains(&t)
+            }
+        };
+        let of_first = seen.of_outage(0, &seen.paged);
+        let groups: BTreeSet<_> = of_first
+            .iter()
+            .map(|page| page["groupKey"].as_str())
+            .collect();
+        assert_eq!(groups.len(), 1, "{of_first:#?}");
+        let delay = |pages: &[&Value], onset: f64| {
+            let first = pages.iter().map(|page| page["received"].as_f64().unwrap());
+            first.fold(f64::MAX, f64::min) - onset
+        };
+        println!(
+            "outages at {:?}: {} notes and {} notifications, of which {} while the first lasted; the first: {:.1} s, {:.1} s",
+            seen.onsets,
+            seen.hook.len(),
+            seen.paged.len(),
+            of_first.iter().filter(firing).count(),
+            delay(&seen.of_outage(0, &seen.hook), first),
+            delay(&of_first, first)
+        );
+        for (nth, onset) in [first, second].into_iter().enumerate() {
+            let pages = seen.of_outage(nth, &seen.hook);
+            assert!(!pages.is_empty());
+            hooked.push(delay(&pages, onset));
+        }
+        alerted.push(delay(&of_first, first));
+    }
+    for (who, mut delays) in [
+        ("the webhook", hooked),
+        ("Alertmanager's receiver", alerted),
+    ] {
+        delays.sort_by(f64::total_cmp);
+        println!(
+            "the demo's outages, onset to received by {who}, {} outages: p50 {:.2} s, max {:.2} s",
+            delays.len(),
+            delays[delays.len() / 2],
+            delays[delays.len() - 1]
+        );
+    }
 }

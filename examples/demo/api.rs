@@ -51,7 +51,7 @@ async fn price(Extension(caller): Extension<Caller>, Path(sku): Path<String>) ->
         return problem(StatusCode::NOT_FOUND, "there is no such article", detail);
     }
     let cents = cents(&sku);
-    database(1 + u64::from(cents % 3)).await;
+    database(58 + u64::from(cents % 5)).await;
     Json(json!({ "sku": sku, "cents": cents, "for": caller.name() })).into_response()
 }
 

@@ -2,20 +2,25 @@
 
 use std::ffi::OsString;
 
+use axum::http::Uri;
+
 pub(crate) const USAGE: &str = "\
 usage: demo [--listen ADDR] [--no-traffic] [--claimed] [--config FILE] [--redis URL] [--state FILE]
+            [--alertmanager URL] [--webhook URL]
 
   --listen ADDR  where to listen; default 127.0.0.1:3000, port 0 picks a free one
   --no-traffic   serve only, without the simulated callers
   --claimed      the header x-client-id is only a claim, as without a gateway in front
   --config FILE  policies, as in callerid.toml
   --redis URL    where replicas share quotas; then every quota is counted over all of them, unless it says otherwise
-  --state FILE   where incidents, pins and clamps are kept over a restart";
+  --state FILE   where incidents, pins and clamps are kept over a restart
+  --alertmanager URL  pages people through this Alertmanager, such as http://127.0.0.1:9093 (see examples/notify)
+  --webhook URL       pages people by a POST of JSON to this address";
 
 /// What to do.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Parsed {
-    Run(Args),
+    Run(Box<Args>),
     Help,
 }
 
@@ -28,6 +33,8 @@ pub(crate) struct Args {
     pub(crate) config: Option<OsString>,
     pub(crate) redis: Option<String>,
     pub(crate) state: Option<OsString>,
+    pub(crate) alertmanager: Option<Uri>,
+    pub(crate) webhook: Option<Uri>,
 }
 
 impl Args {
@@ -39,6 +46,8 @@ impl Args {
             config: None,
             redis: None,
             state: None,
+            alertmanager: None,
+            webhook: None,
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
@@ -60,6 +69,12 @@ impl Args {
                 }
                 ("--config", _) => parsed.config = Some(value(flag, &inline)?.into()),
                 ("--state", _) => parsed.state = Some(value(flag, &inline)?.into()),
+                ("--alertmanager", _) => {
+                    let base = value(flag, &inline)?;
+                    let alerts = format!("{}/api/v2/alerts", base.trim_end_matches('/'));
+                    parsed.alertmanager = Some(url(flag, alerts)?);
+                }
+                ("--webhook", _) => parsed.webhook = Some(url(flag, value(flag, &inline)?)?),
                 ("--redis", _) => parsed.redis = Some(value(flag, &inline)?),
                 ("--no-traffic", None) => parsed.no_traffic = true,
                 ("--claimed", None) => parsed.claimed = true,
@@ -70,7 +85,7 @@ impl Args {
                 _ => return Err(format!("unknown argument {arg:?}")),
             }
         }
-        Ok(Parsed::Run(parsed))
+        Ok(Parsed::Run(Box::new(parsed)))
     }
 }
 
@@ -87,4 +102,12 @@ fn address(value: String) -> Result<String, String> {
             "--listen {value:?} is not an address; use one such as 127.0.0.1:3000"
         )),
     }
+}
+
+fn url(flag: &str, value: String) -> Result<Uri, String> {
+    let uri = value.parse::<Uri>().ok();
+    let is_whole = |uri: &Uri| uri.scheme_str() == Some("http") && uri.authority().is_some();
+    uri.filter(is_whole).ok_or_else(|| {
+        format!("{flag} {value:?} is not an address; use one such as http://127.0.0.1:9093")
+    })
 }

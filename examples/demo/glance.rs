@@ -1,5 +1,8 @@
 //! The few lines that are printed every few seconds: who is it?
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use callerid::events::{Body, Event, Kind};
 use callerid::snapshot::{CallerSnapshot, RouteSnapshot};
 use callerid::{Callers, Class, Snapshot};
@@ -11,39 +14,53 @@ const SPAN: usize = 10;
 const BAR: usize = 30;
 const SHOWN: usize = 12;
 
-/// A finding, a deploy or a change of a limit, as a line; `None` for what is only an update.
-pub(crate) fn told(callers: &Callers, event: &Event) -> Option<String> {
-    let who = clean(event.caller().unwrap_or("the service"));
-    let line = match (event.kind, event.finding(), event.pin()) {
-        (Kind::RunawayStarted | Kind::RunawayUpdated, Some(found), _) => {
-            let words = clean(&callers.in_words(event)?);
-            let after = event.t - found.since;
-            format!("!! {words} [{} after {after:.1} s]", event.kind.as_str())
-        }
-        (Kind::RunawayEnded, ..) => format!("ok {who} is back to its past"),
-        (Kind::ServiceDegraded, ..) => {
-            "!! the service fails several callers: nobody to blame".to_owned()
-        }
-        (Kind::ServiceRecovered, ..) => "ok the service works again".to_owned(),
-        (Kind::Crowd, ..) => "-- everybody sends more".to_owned(),
-        (Kind::CrowdEnded, ..) => "-- everybody sends as usual".to_owned(),
-        (Kind::Pin, _, Some(pin)) => {
-            let version = clean(pin.version.as_deref().unwrap_or("something"));
-            format!("-- {who} has deployed {version}")
-        }
-        (_, _, None) => {
-            let Body::Policy { change, author, .. } = &event.body else {
-                return None;
-            };
-            format!(
-                "-- {} changed what {who} may do: {}",
-                clean(author),
-                clean(change)
-            )
-        }
-        _ => return None,
-    };
-    Some(format!("\n{line}\n"))
+/// Alarms that have not ended, by their ids.
+#[derive(Default)]
+pub(crate) struct Open(BTreeMap<Arc<str>, String>);
+
+impl Open {
+    /// A finding, a deploy or a change of a limit, as a line; `None` for what is only an update, and for the end of
+    /// one alarm while the same caller has another.
+    pub(crate) fn told(&mut self, callers: &Callers, event: &Event) -> Option<String> {
+        let who = clean(event.caller().unwrap_or("the service"));
+        let line = match (event.kind, event.finding(), event.pin()) {
+            (Kind::RunawayStarted | Kind::RunawayUpdated, Some(found), _) => {
+                self.0.insert(Arc::clone(&event.id), who);
+                let words = clean(&callers.in_words(event)?);
+                let after = event.t - found.since;
+                format!("!! {words} [{} after {after:.1} s]", event.kind.as_str())
+            }
+            (Kind::RunawayEnded, ..) => {
+                self.0.remove(&event.id);
+                if self.0.values().any(|open| *open == who) {
+                    return None;
+                }
+                format!("ok {who} is back to its past")
+            }
+            (Kind::ServiceDegraded, ..) => {
+                "!! the service fails several callers: nobody to blame".to_owned()
+            }
+            (Kind::ServiceRecovered, ..) => "ok the service works again".to_owned(),
+            (Kind::Crowd, ..) => "-- everybody sends more".to_owned(),
+            (Kind::CrowdEnded, ..) => "-- everybody sends as usual".to_owned(),
+            (Kind::Pin, _, Some(pin)) => {
+                let version = clean(pin.version.as_deref().unwrap_or("something"));
+                format!("-- {who} has deployed {version}")
+            }
+            (_, _, None) => {
+                let Body::Policy { change, author, .. } = &event.body else {
+                    return None;
+                };
+                format!(
+                    "-- {} changed what {who} may do: {}",
+                    clean(author),
+                    clean(change)
+                )
+            }
+            _ => return None,
+        };
+        Some(format!("\n{line}\n"))
+    }
 }
 
 /// Who sent how much in the last ten seconds, busiest first. Routes and errors are those since `before`.

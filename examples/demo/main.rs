@@ -12,10 +12,17 @@ mod args;
 mod columns;
 mod glance;
 mod learned;
+#[path = "../notify/pager.rs"]
+#[allow(
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "a pager is about real time, and its module is made to be copied"
+)]
+mod pager;
 mod past;
 mod traffic;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +41,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::subscriber::{NoSubscriber, with_default};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{Args, Parsed};
 
@@ -45,7 +55,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let args = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(Parsed::Run(args)) => args,
+        Ok(Parsed::Run(args)) => *args,
         Ok(Parsed::Help) => {
             let _ = writeln!(std::io::stdout(), "{}", args::USAGE);
             return ExitCode::SUCCESS;
@@ -55,10 +65,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
+    // What is detected is printed in words.
+    let quiet = Targets::new()
+        .with_default(tracing::Level::INFO)
+        .with_target("callerid::events", tracing::Level::ERROR);
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(log).with(quiet).init();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -132,6 +146,15 @@ async fn run(args: Args) -> Result<(), Error> {
     tokio::spawn(upkeep(metrics));
     say(&format!("listening on http://{address}\n"));
     tokio::spawn(tell(callers.clone()));
+    if args.alertmanager.is_some() || args.webhook.is_some() {
+        let settings = pager::Settings {
+            alertmanager: args.alertmanager,
+            webhook: args.webhook,
+            ..pager::Settings::default()
+        };
+        // It ends with the process.
+        let _ = pager::start(callers.subscribe(), settings)?;
+    }
     if let Some(file) = learned.clone() {
         tokio::spawn(keep(callers.clone(), file));
     }
@@ -168,8 +191,9 @@ fn named(mut builder: Builder, args: &Args) -> Builder {
 /// Prints what is detected: when, who, and why.
 async fn tell(callers: Callers) {
     let mut events = callers.subscribe();
+    let mut open = glance::Open::default();
     while let Some(event) = events.next().await {
-        if let Some(told) = glance::told(&callers, &event) {
+        if let Some(told) = open.told(&callers, &event) {
             say(&told);
         }
     }
@@ -180,7 +204,7 @@ async fn keep(callers: Callers, file: PathBuf) {
     loop {
         tokio::time::sleep(learned::EVERY).await;
         if let Err(error) = learned::keep(&callers, &file) {
-            tracing::warn!("what was learned cannot be kept: {error}");
+            tracing::warn!("{error}");
         }
     }
 }

@@ -91,7 +91,7 @@ fn play(callers: &Callers, clock: &Rehearsal, begin: Timestamp) {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("user-agent", agent(name, false))
+            .header("user-agent", agent(name, None))
             .extension(Template(template));
         if let Some(name) = name {
             request = request.header("x-client-id", name);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Uri};
-use callerid::Callers;
+use callerid::clock::MonotonicClock;
+use callerid::{Callers, Clock as _};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,27 +25,27 @@ const IN_FLIGHT: usize = 64;
 const GLANCE: Duration = Duration::from_secs(5);
 const SKUS: u32 = 40;
 
-/// What happens, and until which second of the story.
+/// What happens, and until which second of the story, which is told again and again.
 const STORY: [(u64, &str, Act); 7] = [
     (75, "A calm day.", Act::Calm),
     (
         135,
-        "Wednesday: a buggy feature of checkout, deployed as 4.2.0, calls /v1/orders in every situation.",
+        "Wednesday: a buggy feature of checkout, just deployed, calls /v1/orders in every situation.",
         Act::EveryOrder,
     ),
-    (180, "The feature is switched off.", Act::Calm),
+    (195, "The feature is switched off.", Act::Calm),
     (
-        205,
+        220,
         "It is redeployed by accident, and happens again.",
         Act::EveryOrder,
     ),
-    (250, "Calm.", Act::Calm),
+    (280, "Calm.", Act::Calm),
     (
-        280,
+        310,
         "Monday: checkout's cache evicts every price.",
         Act::LostCache,
     ),
-    (330, "Calm.", Act::Calm),
+    (370, "Calm.", Act::Calm),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,24 +166,43 @@ pub(crate) async fn run(address: SocketAddr, callers: Callers) {
             crowd.spawn(repeat(sender.clone(), began, rate, call, during));
         }
     }
+    crowd.spawn(announce(began));
     let mut before = None;
     loop {
         sleep(GLANCE).await;
-        let (_, act) = now_playing(began);
+        let (_, act, _) = now_playing(began);
         let snapshot = callers.snapshot();
         say(&glance::render(&snapshot, before.as_ref(), act));
         before = Some(snapshot);
     }
 }
 
-/// The act that is on.
-fn now_playing(began: Instant) -> (Act, &'static str) {
+/// Says when an act begins, to the millisecond, so that whoever hears of it later can tell how much later.
+async fn announce(began: Instant) {
+    let mut cycle = Duration::ZERO;
+    loop {
+        let mut from = 0;
+        for (until, text, act) in STORY {
+            sleep_until(began + cycle + Duration::from_secs(from)).await;
+            if act != Act::Calm {
+                let now = MonotonicClock::new().now().as_secs_f64();
+                say(&format!("\n== [{now:.3}] {text}\n"));
+            }
+            from = until;
+        }
+        cycle += Duration::from_secs(from);
+    }
+}
+
+/// The act that is on, and how often the story was told before.
+fn now_playing(began: Instant) -> (Act, &'static str, u64) {
     let length = STORY.iter().map(|(until, ..)| *until).max().unwrap_or(1);
-    let second = began.elapsed().as_secs() % length;
+    let second = began.elapsed().as_secs();
+    let (told, second) = (second / length, second % length);
     STORY
         .iter()
         .find(|(until, ..)| second < *until)
-        .map_or((Act::Calm, ""), |(_, text, act)| (*act, *text))
+        .map_or((Act::Calm, "", told), |(_, text, act)| (*act, *text, told))
 }
 
 /// Sends one kind of call at a mean rate, at random times as independent people would.
@@ -194,13 +214,14 @@ async fn repeat(sender: Sender, began: Instant, rate: f64, call: Call, during: O
         let earliest = Instant::now().checked_sub(Duration::from_secs(1));
         due = (due + Duration::from_secs_f64(wait)).max(earliest.unwrap_or(due));
         sleep_until(due).await;
-        let (act, _) = now_playing(began);
+        let (act, _, told) = now_playing(began);
         if during.is_some_and(|during| during != act) {
             sleep(Duration::from_millis(200)).await;
             due = Instant::now();
             continue;
         }
-        sender.clone().send(call, act);
+        let buggy = (act == Act::EveryOrder).then_some(told);
+        sender.clone().send(call, buggy);
     }
 }
 
@@ -210,15 +231,13 @@ fn traceparent() -> String {
     format!("00-{trace:032x}-{span:016x}-01")
 }
 
-/// The program of a team; checkout's buggy feature is a version of its own.
-pub(crate) fn agent(team: Option<&str>, buggy: bool) -> String {
-    let name = team.unwrap_or("curl");
-    let version = if name == CHECKOUT && buggy {
-        "4.2.0"
-    } else {
-        "4.1.7"
-    };
-    format!("{name}/{version}")
+/// The program of a team; checkout's buggy feature is a version of its own, and another one each time that the story
+/// is told.
+pub(crate) fn agent(team: Option<&str>, buggy: Option<u64>) -> String {
+    match (team.unwrap_or("curl"), buggy) {
+        (CHECKOUT, Some(told)) => format!("{CHECKOUT}/4.{}.0", 2 + told),
+        (name, _) => format!("{name}/4.1.7"),
+    }
 }
 
 #[derive(Clone)]
@@ -231,30 +250,25 @@ struct Sender {
 
 impl Sender {
     /// Sends without waiting for the answer; a client whose requests pile up sends less.
-    fn send(self, call: Call, act: Act) {
+    fn send(self, call: Call, buggy: Option<u64>) {
         let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else {
             return;
         };
         tokio::spawn(async move {
-            if let Err(error) = self.exchange(call, act).await {
+            if let Err(error) = self.exchange(call, buggy).await {
                 tracing::debug!("a simulated client: {error}");
             }
             drop(permit);
         });
     }
 
-    /// The program of the team, whose version tells of a deploy.
-    fn agent(&self, act: Act) -> String {
-        agent(self.name, act == Act::EveryOrder)
-    }
-
-    async fn exchange(&self, call: Call, act: Act) -> Result<(), crate::Error> {
+    async fn exchange(&self, call: Call, buggy: Option<u64>) -> Result<(), crate::Error> {
         let (method, path, body) = call.request();
         let uri: Uri = format!("http://{}{path}", self.address).parse()?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
-            .header("user-agent", self.agent(act))
+            .header("user-agent", agent(self.name, buggy))
             .header("traceparent", traceparent());
         if let Some(name) = self.name {
             request = request.header("x-client-id", name);
@@ -276,7 +290,7 @@ impl Call {
     pub(crate) fn simulated(self) -> (Method, String, &'static str, StatusCode, Duration) {
         let (method, path, _) = self.request();
         let (route, status, ms) = match self {
-            Self::Price | Self::SamePrice => ("/v1/prices/{sku}", StatusCode::OK, 4..8),
+            Self::Price | Self::SamePrice => ("/v1/prices/{sku}", StatusCode::OK, 60..66),
             Self::Order => ("/v1/orders", StatusCode::CREATED, 6..9),
             Self::BadOrder => ("/v1/orders", StatusCode::UNPROCESSABLE_ENTITY, 80..90),
             Self::Slow => ("/v1/slow", StatusCode::OK, 200..800),

@@ -130,8 +130,10 @@ impl Episode {
         now.deploy = now.deploy.or_else(|| said.deploy.clone());
         let sharper =
             now.route != said.route || now.class != said.class || now.deploy != said.deploy;
-        let grew = now.harm > said.harm || now.observed > 2.0 * said.observed;
-        if pause < PAUSE || !(sharper || (grew && pause >= 4.0 * PAUSE)) {
+        let grew = now.observed > 2.0 * said.observed;
+        // Harm is what wakes people: it waits for nothing.
+        let hurts = now.harm > said.harm;
+        if pause < PAUSE || !(sharper || hurts || (grew && pause >= 4.0 * PAUSE)) {
             return None;
         }
         now.kind = Kind::RunawayUpdated;
