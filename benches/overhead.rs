@@ -47,6 +47,8 @@ fn main() {
         scaling.insert(callers, two_threads(callers, rounds / 3, &exporter));
     }
     let refused = [false, true].map(|axum| refusals(axum, rounds));
+    let spared = spared(rounds);
+    let detecting = detecting(rounds);
     println!(
         "\ngoals: callerid over bare, as a share of what tower_governor + axum-prometheus take over bare"
     );
@@ -90,6 +92,16 @@ fn main() {
     for (share, what) in refused.into_iter().zip(["on tower", "in an axum router"]) {
         verdict(what, share, 1.0 / 15.0, 1.0 / 10.0, "", false);
     }
+    verdict(
+        "of the call of a bare axum router that it spares",
+        spared,
+        0.5,
+        0.5,
+        "",
+        false,
+    );
+    println!("goal: what detection adds to a request");
+    verdict("one caller, on tower", detecting, 25.0, 25.0, " ns", false);
     println!("goal: throughput on two threads over one");
     let (bare, ours, limited) = scaling
         .get(&1)
@@ -143,26 +155,63 @@ fn contender(kind: Kind, axum: bool, callers: &Callers) -> Box<dyn Contender> {
     }
 }
 
+/// What a refusal takes, as a share of the call of a bare axum router that it spares.
+fn spared(rounds: usize) -> f64 {
+    let callers = table(1, true);
+    let contenders = [
+        nothing(),
+        refusing(Kind::Callerid, false, settings(false)),
+        on_axum(Kind::Bare, &callers),
+    ];
+    let [making, refusal, router] = in_turns(contenders, &mut Requests::of("client", 1), rounds);
+    println!(
+        "\na refusal takes {:.0} ns, the call of a bare axum router {:.0} ns",
+        refusal - making,
+        router - making
+    );
+    (refusal - making) / (router - making)
+}
+
+/// What detection adds to a request: the thread ticks, versions are looked at. What it reads of a request that is
+/// counted anyway, such as when it began, is in both.
+fn detecting(rounds: usize) -> f64 {
+    let without = settings(false).version_header("x-version").manual_tick();
+    let without = without.build().expect("valid settings");
+    let with = table(1, false);
+    let contenders = [&without, &with].map(|callers| on_tower(Kind::Callerid, callers));
+    let [without, with] = in_turns(contenders, &mut Requests::of("client", 1), rounds);
+    with - without
+}
+
+/// The time of a request with each contender; they take turns.
+fn in_turns<const N: usize>(
+    mut contenders: [Box<dyn Contender>; N],
+    requests: &mut Requests,
+    rounds: usize,
+) -> [f64; N] {
+    for contender in &mut contenders {
+        contender.serve(requests, 5_000);
+    }
+    let mut times = [const { Vec::new() }; N];
+    for round in 0..rounds {
+        for turn in 0..contenders.len() {
+            let at = (turn + round) % contenders.len();
+            let begun = thread_time();
+            contenders[at].serve(requests, ROUND);
+            times[at].push((thread_time() - begun).as_secs_f64() * 1e9 / ROUND as f64);
+        }
+    }
+    times.map(|mut times| median(&mut times))
+}
+
 /// What a refusal takes over the bare service, callerid's as a share of tower_governor's.
 fn refusals(axum: bool, rounds: usize) -> f64 {
     let mut requests = Requests::of("client", 1);
     let callers = table(1, axum);
     let [ours, governor] =
         [Kind::Callerid, Kind::Governor].map(|kind| refusing(kind, axum, settings(axum)));
-    let mut contenders = [contender(Kind::Bare, axum, &callers), ours, governor];
-    for contender in &mut contenders {
-        contender.serve(&mut requests, 5_000);
-    }
-    let mut times = [const { Vec::new() }; 3];
-    for round in 0..rounds {
-        for turn in 0..contenders.len() {
-            let at = (turn + round) % contenders.len();
-            let begun = thread_time();
-            contenders[at].serve(&mut requests, ROUND);
-            times[at].push((thread_time() - begun).as_secs_f64() * 1e9 / ROUND as f64);
-        }
-    }
-    let [bare, ours, governor] = times.map(|mut times| median(&mut times));
+    let contenders = [contender(Kind::Bare, axum, &callers), ours, governor];
+    let [bare, ours, governor] = in_turns(contenders, &mut requests, rounds);
     let place = if axum {
         "in an axum router"
     } else {

@@ -99,13 +99,14 @@ impl Way {
     }
 
     /// The caller's own limits, and what its provenance shares.
+    #[inline]
     fn own_limits(
         &mut self,
         terms: &Terms,
-        bucket: Option<&Arc<Bucket>>,
+        bucket: Option<&Bucket>,
         ask: &Ask<'_>,
     ) -> Result<(), Denial> {
-        if !terms.allow {
+        if !terms.allow && terms.block.is_some() {
             self.meet(terms.mode, |_| block(terms, ask))?;
         }
         if (!terms.allow || terms.clamped)
@@ -223,8 +224,9 @@ pub(crate) struct Ask<'a> {
 
 impl Admission {
     /// Lets a request in, or says why not. A refusal takes nothing from any limit.
-    pub(crate) fn decide(&self, seat: Arc<Seat>, ask: &Ask<'_>) -> Verdict {
-        let terms = self.terms(&seat, &ask.subject);
+    #[inline]
+    pub(crate) fn decide(&self, seat: &Arc<Seat>, ask: &Ask<'_>) -> Verdict {
+        let terms = self.terms(seat, &ask.subject);
         let Some(terms) = terms.as_ref() else {
             return Verdict::Admit {
                 permit: None,
@@ -234,12 +236,12 @@ impl Admission {
         self.room.note_time(ask.now);
         let mut way = Way {
             switch: self.mode(),
-            permit: Permit::new(seat),
+            permit: Permit::new(Arc::clone(seat)),
             would_refuse: None,
             taken: Taken::default(),
         };
         let (measure, cost) = terms.measure(ask.method, ask.template);
-        let bucket = measure.bucket();
+        let bucket = measure.bucket().map(|bucket| &**bucket);
         way.taken.cost = ask.cost.unwrap_or(cost);
         let met = way.own_limits(terms, bucket, ask);
         #[cfg(feature = "redis")]
@@ -257,7 +259,11 @@ impl Admission {
             },
             (_, met, _) => met,
         };
-        match self.conclude(way, terms, bucket, met, ask.now) {
+        if let Err(denial) = met {
+            way.give_back([bucket, terms.total_bucket(), None], |_| true);
+            return Verdict::Refuse(denial);
+        }
+        match self.conclude(way, terms, bucket, ask.now) {
             Ok((permit, would_refuse)) => Verdict::Admit {
                 permit,
                 would_refuse,
@@ -294,34 +300,34 @@ impl Admission {
             quota,
             ..
         } = waiting;
-        let met = way.meet(terms.mode, |_| spent(heard.0, quota));
         // What was taken of the caller's was taken from the fleet.
-        self.conclude(way, &terms, None, met, now)
+        if let Err(denial) = way.meet(terms.mode, |_| spent(heard.0, quota)) {
+            way.give_back([None, terms.total_bucket(), None], |_| true);
+            return Err(denial);
+        }
+        self.conclude(way, &terms, None, now)
     }
 
     /// The limits that everybody shares, and the end of the way.
+    #[inline]
     fn conclude(
         &self,
         mut way: Way,
         terms: &Terms,
-        bucket: Option<&Arc<Bucket>>,
-        met: Result<(), Denial>,
+        bucket: Option<&Bucket>,
         now: Timestamp,
     ) -> Result<Admitted, Denial> {
-        let brake = way.permit.seat().brake.load();
-        let brake = brake.as_deref().filter(|_| !terms.allow);
-        let met = met.and_then(|()| {
-            if let Some(brake) = brake {
-                way.brake(brake, now)?;
-            }
-            match terms.ceiling {
-                Some(mode) => way.meet(mode, |permit| self.enter(permit, terms.allow, now)),
-                None => Ok(()),
-            }
+        let may_brake = !terms.allow && self.brakes.load(Ordering::Acquire) > 0;
+        let brake = may_brake.then(|| way.permit.seat().brake.load());
+        let brake = brake.as_ref().and_then(|brake| brake.as_deref());
+        let met = brake.map_or(Ok(()), |brake| way.brake(brake, now));
+        let met = met.and_then(|()| match terms.ceiling {
+            Some(mode) => way.meet(mode, |permit| self.enter(permit, terms.allow, now)),
+            None => Ok(()),
         });
         let buckets = [
-            bucket.map(|bucket| &**bucket),
-            terms.total.as_ref().map(|(bucket, _)| &**bucket),
+            bucket,
+            terms.total_bucket(),
             brake.map(|brake| &brake.bucket),
         ];
         if let Err(denial) = met {
@@ -464,6 +470,7 @@ fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Denial> {
     })
 }
 
+#[inline]
 fn take(name: &'static str, bucket: &Bucket, cost: u32, now: Timestamp) -> Result<(), Denial> {
     bucket.take(cost, now).map_err(|wait| Denial {
         reason: Reason::Quota,
@@ -471,7 +478,8 @@ fn take(name: &'static str, bucket: &Bucket, cost: u32, now: Timestamp) -> Resul
             name,
             quota: bucket.quota,
         },
-        left: bucket.left(now),
+        // Who is refused one token has none.
+        left: if cost > 1 { bucket.left(now) } else { 0 },
         status: StatusCode::TOO_MANY_REQUESTS,
         wait: Some(wait),
     })

@@ -254,9 +254,9 @@ impl Admission {
     }
 
     /// The seat of callers of this provenance who have no entry.
-    pub(crate) fn seat_of_others(&self, provenance: Provenance) -> Arc<Seat> {
+    pub(crate) fn seat_of_others(&self, provenance: Provenance) -> &Arc<Seat> {
         let [first, ..] = &self.others;
-        Arc::clone(self.others.get(provenance as usize).unwrap_or(first))
+        self.others.get(provenance as usize).unwrap_or(first)
     }
 
     /// The policies in force, as they were written.
@@ -298,6 +298,7 @@ impl Admission {
     }
 
     /// The answer to a request that is refused.
+    #[inline]
     pub(crate) fn refusal(
         &self,
         denial: &Denial,

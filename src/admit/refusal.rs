@@ -102,6 +102,7 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    #[inline]
     pub(crate) fn new(method: &Method, version: Version, headers: &HeaderMap, grpc: bool) -> Self {
         let grpc = grpc.then(|| {
             let sent = headers.get(CONTENT_TYPE).cloned();
@@ -151,18 +152,21 @@ impl Refusal {
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
         with_words(self.limit, self.status, |words| match &self.grpc {
-            Some(content_type) => {
-                let mut response = Response::new(Bytes::new());
-                *response.headers_mut() = HeaderMap::with_capacity(FIELDS);
-                self.fill_grpc(&mut response, content_type, words);
-                self.fill_any(response.headers_mut(), words);
-                response
-            }
+            Some(content_type) => self.grpc(content_type, words),
             None => self.http(words),
         })
     }
 
+    fn grpc(&self, content_type: &HeaderValue, words: &Words) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.headers_mut() = HeaderMap::with_capacity(FIELDS);
+        self.fill_grpc(&mut response, content_type, words);
+        self.fill_any(response.headers_mut(), words);
+        response
+    }
+
     /// The answer over HTTP: what was said last in the same case is said again.
+    #[inline]
     fn http(&self, words: &mut Words) -> Response<Bytes> {
         let look = Look {
             after: self.retry_after.map(whole_seconds),
@@ -171,7 +175,7 @@ impl Refusal {
             headers: self.headers,
             envoy: self.envoy,
         };
-        let (headers, body) = words.answer(look, self.told_name(), |words| {
+        let mut response = words.answer(look, self.told_name(), |words| {
             let mut headers = HeaderMap::with_capacity(FIELDS);
             let problem = HeaderValue::from_static("application/problem+json");
             headers.insert(CONTENT_TYPE, problem);
@@ -181,9 +185,6 @@ impl Refusal {
             self.fill_any(&mut headers, words);
             headers
         });
-        let mut response = Response::new(body);
-        *response.status_mut() = self.status;
-        *response.headers_mut() = headers;
         if self.head {
             // Of another answer the server knows the length by its body.
             let length = HeaderValue::from(response.body().len());

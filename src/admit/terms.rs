@@ -268,6 +268,11 @@ impl Terms {
         (bucket.map_or(Measure::Nothing, Measure::Instance), cost)
     }
 
+    /// What all callers of this provenance share.
+    pub(super) fn total_bucket(&self) -> Option<&Bucket> {
+        self.total.as_ref().map(|(bucket, _)| &**bucket)
+    }
+
     pub(super) fn max_streams(&self) -> Option<u32> {
         self.max_streams
     }

@@ -1,12 +1,12 @@
 //! What refusals say, kept by every thread: a flood meets the same limit again and again, and to refuse must be cheaper
 //! than to serve.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::HeaderValue;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::refusal::{Limit, RateLimitHeaders};
@@ -23,31 +23,34 @@ const KEPT: usize = 8;
 /// over, of less than 1 KiB each.
 const ANSWERS: usize = 32;
 
-thread_local!(static WORDS: RefCell<Vec<Box<Words>>> = const { RefCell::new(Vec::new()) });
+thread_local!(static WORDS: Cell<Vec<Box<Words>>> = const { Cell::new(Vec::new()) });
 
 /// Calls `use_them` with the words of a limit: those that the thread keeps, or new ones.
+#[inline]
 pub(super) fn with_words<T>(
     limit: Limit,
     status: StatusCode,
-    use_them: impl Fn(&mut Words) -> T,
+    use_them: impl FnOnce(&mut Words) -> T,
 ) -> T {
-    let used = WORDS.try_with(|kept| {
-        let mut kept = kept.try_borrow_mut().ok()?;
-        let known = kept
-            .iter()
-            .position(|words| words.limit == limit && words.status == status);
-        let at = known.unwrap_or_else(|| {
+    // Where the thread is being torn down nothing is kept.
+    let mut kept = WORDS.try_with(Cell::take).unwrap_or_default();
+    let known = kept
+        .iter()
+        .position(|words| words.status == status && words.limit == limit);
+    let used = match known.and_then(|at| kept.get_mut(at)) {
+        Some(words) => use_them(words),
+        None => {
+            let mut words = Box::new(Words::new(limit, status));
+            let used = use_them(&mut words);
             if kept.len() >= KEPT {
                 kept.swap_remove(fastrand::usize(..KEPT));
             }
-            kept.push(Box::new(Words::new(limit, status)));
-            kept.len() - 1
-        });
-        kept.get_mut(at).map(|words| use_them(words))
-    });
-    // Where the thread is being torn down nothing is kept.
-    let used = used.ok().flatten();
-    used.unwrap_or_else(|| use_them(&mut Words::new(limit, status)))
+            kept.push(words);
+            used
+        }
+    };
+    let _ = WORDS.try_with(|words| words.set(kept));
+    used
 }
 
 /// What a limit always says, whoever meets it.
@@ -77,37 +80,40 @@ pub(super) struct Look {
 /// An answer that was given.
 struct Answer {
     look: Look,
-    headers: HeaderMap,
     /// Whose name is in the body, if one is.
     name: Option<Box<str>>,
-    body: Bytes,
+    response: Response<Bytes>,
 }
 
 impl Words {
-    /// The header fields and the body of an answer; `headers` makes the former where nothing like it was given before.
+    /// An answer with a body; `headers` makes its header fields where nothing like it was given before.
     pub(super) fn answer(
         &mut self,
         look: Look,
         name: Option<&str>,
         headers: impl FnOnce(&Self) -> HeaderMap,
-    ) -> (HeaderMap, Bytes) {
+    ) -> Response<Bytes> {
         let at = look.after.unwrap_or(0) as usize % ANSWERS;
         let known = self.answers.get(at).and_then(Option::as_ref);
         let alike = known.filter(|answer| answer.look == look);
         if let Some(answer) = alike.filter(|answer| answer.name.as_deref() == name) {
-            return (answer.headers.clone(), answer.body.clone());
+            return answer.response.clone();
         }
-        let headers = alike.map_or_else(|| headers(self), |answer| answer.headers.clone());
-        let body = Bytes::from(self.problem(look.after, name));
+        let headers = match alike {
+            Some(answer) => answer.response.headers().clone(),
+            None => headers(self),
+        };
+        let mut response = Response::new(Bytes::from(self.problem(look.after, name)));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
         if let Some(place) = self.answers.get_mut(at) {
             *place = Some(Answer {
                 look,
-                headers: headers.clone(),
                 name: name.map(Into::into),
-                body: body.clone(),
+                response: response.clone(),
             });
         }
-        (headers, body)
+        response
     }
 
     /// The body: problem details of RFC 9457.
@@ -221,7 +227,9 @@ mod tests {
                 words.answer(look, name, |_| headers(look))
             });
             let fresh = Words::new(limit, status).problem(look.after, name);
-            assert_eq!(kept, (headers(look), Bytes::from(fresh)), "{turn}");
+            assert_eq!(kept.status(), status);
+            assert_eq!(*kept.headers(), headers(look), "{turn}");
+            assert_eq!(kept.into_body(), Bytes::from(fresh), "{turn}");
         }
     }
 }

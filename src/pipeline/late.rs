@@ -80,7 +80,9 @@ impl CallerSlot {
         let (route, now) = (from.lane.route.borrowed(), core.ticker.now());
         let to = core.registry.place(&who, route, guarded, || None, now);
         let entry = to.entry.as_ref();
-        let seat = entry.and_then(|entry| core.seat(entry, to.lane.provenance));
+        let seat = entry
+            .and_then(|entry| core.seat(entry, to.lane.provenance))
+            .cloned();
         to.lane.start(now);
         from.lane.move_away(now);
         if let Some(entry) = &from.tracked {

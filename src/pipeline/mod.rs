@@ -30,7 +30,7 @@ use self::paths::Paths;
 pub(crate) use self::ticket::{Ticket, Unwinding};
 #[cfg(feature = "redis")]
 use self::waiting::Waiting;
-use crate::admit::{Admission, Ask, Denial, Form, Gate, Seat, Subject, Verdict};
+use crate::admit::{Admission, Ask, Denial, Form, Gate, Refusal, Seat, Subject, Verdict};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::classify::{Classify, declared_length};
 use crate::clock::{Ticker, Timestamp};
@@ -155,19 +155,6 @@ impl Core {
         } else {
             self.place(&head, route, guarded, now)
         };
-        // Hardly a GET has a body: it does not pay for the look.
-        let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
-        let length = if bodyless {
-            0
-        } else {
-            declared_length(head.headers()).unwrap_or(0)
-        };
-        let trace_id = head
-            .headers()
-            .get(&TRACEPARENT)
-            .map_or_else(TraceId::default, |value| {
-                TraceId::in_traceparent(value.as_bytes())
-            });
         let Place {
             lane,
             tracked,
@@ -181,11 +168,11 @@ impl Core {
         let mut would_refuse = None;
         #[cfg(feature = "redis")]
         let mut waiting = None;
-        if let Some(entry) = entry
-            && let Some(seat) = self.seat(&entry, lane.provenance)
+        if let Some(entry) = &entry
+            && let Some(seat) = self.seat(entry, lane.provenance)
         {
             let ask = Ask {
-                subject: self.subject(&entry, lane.provenance),
+                subject: self.subject(entry, lane.provenance),
                 method: route.method(),
                 template: route.template(),
                 cost: self
@@ -194,7 +181,7 @@ impl Core {
                     .and_then(|cost| self.hook(|| cost(&head))),
                 now,
             };
-            match self.admission.decide(Arc::clone(&seat), &ask) {
+            match self.admission.decide(seat, &ask) {
                 Verdict::Admit {
                     permit: held,
                     would_refuse: reason,
@@ -206,20 +193,33 @@ impl Core {
                     }
                     crate::span::record_caller(caller.name());
                     let form = form(&head, classify.is_grpc());
-                    return Entrance::Refused(self.refuse(&denial, &seat, caller, form, now));
+                    return Entrance::Refused(self.refuse(&denial, seat, caller, form, now));
                 }
                 #[cfg(feature = "redis")]
                 Verdict::Wait(asked) => {
                     waiting = Some(Waiting {
                         core: Arc::clone(self),
                         asked,
-                        seat,
+                        seat: Arc::clone(seat),
                         caller: caller.clone(),
                         form: form(&head, classify.is_grpc()),
                     });
                 }
             }
         }
+        // Hardly a GET has a body: it does not pay for the look.
+        let bodyless = matches!(*head.method(), Method::GET | Method::HEAD);
+        let length = if bodyless {
+            0
+        } else {
+            declared_length(head.headers()).unwrap_or(0)
+        };
+        let trace_id = head
+            .headers()
+            .get(&TRACEPARENT)
+            .map_or_else(TraceId::default, |value| {
+                TraceId::in_traceparent(value.as_bytes())
+            });
         let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
         ticket.admitted(permit, would_refuse);
         #[cfg(feature = "redis")]
@@ -243,17 +243,16 @@ impl Core {
     }
 
     /// What admission keeps of a caller; `None` for a probe, which is never refused.
-    pub(in crate::pipeline) fn seat(
-        &self,
-        entry: &Entry,
+    #[inline]
+    pub(in crate::pipeline) fn seat<'s>(
+        &'s self,
+        entry: &'s Entry,
         provenance: Provenance,
-    ) -> Option<Arc<Seat>> {
+    ) -> Option<&'s Arc<Seat>> {
         match (entry.trust, entry.name()) {
             (Trust::Ours, EXEMPT) => None,
             (Trust::Ours, OTHER) => Some(self.admission.seat_of_others(provenance)),
-            _ => Some(Arc::clone(
-                entry.seat_or(|| self.admission.seat(&entry.subject())),
-            )),
+            _ => Some(entry.seat_or(|| self.admission.seat(&entry.subject()))),
         }
     }
 
@@ -269,8 +268,8 @@ impl Core {
         subject
     }
 
-    /// The answer to a request that is refused.
-    #[cold]
+    /// The answer to a request that is refused. Not cold: of a flood most are.
+    #[inline(never)]
     fn refuse(
         &self,
         denial: &Denial,
@@ -279,18 +278,25 @@ impl Core {
         form: Form,
         now: Timestamp,
     ) -> Response<Bytes> {
-        let echo = self
-            .response_header
-            .clone()
-            .zip(HeaderValue::from_str(caller.name()).ok());
         let refusal = self.admission.refusal(denial, seat, caller, form, now);
-        let custom = self.admission.custom();
-        let custom = custom.and_then(|custom| self.hook(|| custom(&refusal)));
-        let mut response = custom.unwrap_or_else(|| refusal.response());
-        if let Some((name, value)) = echo {
+        let mut response = self.answer(&refusal);
+        if let Some(name) = &self.response_header
+            && let Ok(value) = HeaderValue::from_str(refusal.caller().name())
+        {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+
+    /// The operator's own answer, or ours.
+    #[inline]
+    fn answer(&self, refusal: &Refusal) -> Response<Bytes> {
+        if let Some(custom) = self.admission.custom()
+            && let Some(response) = self.hook(|| custom(refusal))
+        {
+            return response;
+        }
+        refusal.response()
     }
 
     /// The route, and whether it is a gRPC method that is not known yet.
@@ -426,6 +432,7 @@ impl Core {
     }
 }
 
+#[inline]
 fn form(head: &Head<'_>, grpc: bool) -> Form {
     Form::new(head.method(), head.version(), head.headers(), grpc)
 }
