@@ -44,15 +44,21 @@ pub struct Requests {
 
 #[derive(Clone)]
 enum Clients {
-    /// They take turns where they are few, and come at random where they are many.
-    Known(Vec<HeaderValue>, usize),
+    /// They take turns, or come at random.
+    Known(Vec<HeaderValue>, Order, usize),
     /// Every request has a name that was never seen before.
     Invented(u64),
     /// No request says who it is from.
     Nobody,
 }
 
-/// More callers than this come at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    InTurns,
+    Random,
+}
+
+/// More callers than this come at random, unless they are to take turns.
 const FEW: usize = 100;
 
 impl Requests {
@@ -96,7 +102,21 @@ impl Requests {
         let names = (0..clients).map(|client| format!("{prefix}-{client:05}"));
         // Leaked, so that a clone counts no references; a server's clones do not share theirs across threads.
         let names = names.map(|name| HeaderValue::from_static(name.leak()));
-        Self::new(Clients::Known(names.collect(), 0))
+        let order = if clients > FEW {
+            Order::Random
+        } else {
+            Order::InTurns
+        };
+        Self::new(Clients::Known(names.collect(), order, 0))
+    }
+
+    /// However many they are, they take turns.
+    #[must_use]
+    pub fn in_turns(mut self) -> Self {
+        if let Clients::Known(_, order, _) = &mut self.clients {
+            *order = Order::InTurns;
+        }
+        self
     }
 
     pub fn invented() -> Self {
@@ -110,11 +130,10 @@ impl Requests {
     #[inline]
     pub fn next(&mut self) -> Request<Body> {
         let client = match &mut self.clients {
-            Clients::Known(names, turn) => {
-                *turn = if names.len() > FEW {
-                    fastrand::usize(..names.len())
-                } else {
-                    (*turn + 1) % names.len()
+            Clients::Known(names, order, turn) => {
+                *turn = match order {
+                    Order::Random => fastrand::usize(..names.len()),
+                    Order::InTurns => (*turn + 1) % names.len(),
                 };
                 Some(names[*turn].clone())
             }

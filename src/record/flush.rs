@@ -178,10 +178,17 @@ impl RowHandles {
     }
 
     fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
+        let wanted = !self.born || self.behind || renew;
+        let started = lanes.iter().map(|lane| lane.started());
+        let started = started.fold(0, u64::wrapping_add);
+        if !wanted && started == self.seen.started && self.seen.in_flight() == 0 {
+            // Nothing was open and nothing has begun: nothing can have ended.
+            return News::Quiet;
+        }
         reading.totals = totals(lanes);
         reading.first_bytes = lanes.iter().map(|lane| lane.first_bytes()).sum();
         let changed = reading.totals != self.seen || reading.first_bytes != self.first_bytes;
-        if self.born && !changed && !self.behind && !renew {
+        if !wanted && !changed {
             return News::Quiet;
         }
         reading.first_byte = Histogram::default();

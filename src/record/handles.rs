@@ -55,7 +55,15 @@ impl CounterHandle {
 
     /// Brings the recorder's counter to `total`. The first call brings it into being, also at 0: `increase()`
     /// cannot see a counter that is born at 1.
+    #[inline]
     pub(crate) fn bring_to(&mut self, total: u64, flush: &Flush<'_>) {
+        if total == self.told && self.handle.is_some() && !flush.renew {
+            return; // most counters, most of the time
+        }
+        self.tell(total, flush);
+    }
+
+    fn tell(&mut self, total: u64, flush: &Flush<'_>) {
         // Less than before: requests went to a late identity. A counter never goes back; it waits.
         let new = total.saturating_sub(self.told);
         let stale = flush.renew || (new > 0 && flush.now.since(self.used) >= SILENCE);

@@ -196,22 +196,24 @@ impl Histogram {
     /// has, and the difference is made up for by the samples that come next.
     pub(crate) fn drain(&self, limit: u64, mut sink: impl FnMut(f64, u64)) -> Self {
         let mut handed = Self::default();
-        let count = self.count();
-        if count == 0 {
+        let present = self.present();
+        if present == 0 {
             return handed;
         }
         let mut room = limit;
-        let fraction = self.fraction();
+        let fraction = self.fraction(present);
         let last = BUCKETS - 1;
         let sum = self.signed_sum();
         let mut rest = sum;
-        for (index, &samples) in self.buckets.iter().enumerate() {
-            let samples = samples.min(room);
+        let mut whole = true;
+        for index in ones(present) {
+            let (wanted, (lower, upper)) = (self.buckets[index], BOUNDS[index]);
+            let samples = wanted.min(room);
+            whole &= samples == wanted;
             if samples == 0 {
-                continue;
+                break;
             }
             room -= samples;
-            let (lower, upper) = BOUNDS[index];
             let value = if index == last {
                 (rest / samples as f64).max(upper)
             } else {
@@ -222,7 +224,7 @@ impl Histogram {
             handed.buckets[index] = samples;
         }
         let is_rounding = rest.abs() < 1e-6;
-        handed.sum_nanos = if is_rounding && handed.count() == count {
+        handed.sum_nanos = if is_rounding && whole {
             self.sum_nanos
         } else {
             (((sum - rest) * 1e9).round() as i64).cast_unsigned()
@@ -235,12 +237,18 @@ impl Histogram {
         self.sum_nanos.cast_signed() as f64 / 1e9
     }
 
-    fn fraction(&self) -> f64 {
+    /// Which buckets have samples, by bit: of a flush's news few have, and the rest need no arithmetic.
+    fn present(&self) -> u64 {
+        let bit = |(index, samples): (usize, &u64)| u64::from(*samples > 0) << index;
+        self.buckets.iter().enumerate().map(bit).sum()
+    }
+
+    fn fraction(&self, present: u64) -> f64 {
         let (mut lowest, mut width) = (0.0, 0.0);
-        for (index, &samples) in self.buckets.iter().enumerate().take(BUCKETS - 1) {
-            let (lower, upper) = BOUNDS[index];
-            lowest += lower * samples as f64;
-            width += (upper - lower) * samples as f64;
+        for index in ones(present & !(1 << (BUCKETS - 1))) {
+            let (samples, (lower, upper)) = (self.buckets[index] as f64, BOUNDS[index]);
+            lowest += lower * samples;
+            width += (upper - lower) * samples;
         }
         if width == 0.0 || self.buckets[BUCKETS - 1] > 0 {
             return 0.5;
@@ -268,6 +276,16 @@ impl Histogram {
         }
         None
     }
+}
+
+/// The positions of the bits that are set, the lowest first.
+fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = bits.trailing_zeros() as usize;
+        let some = bits != 0;
+        bits &= bits.wrapping_sub(1);
+        some.then_some(lowest)
+    })
 }
 
 /// Lower and upper bound of every bucket in seconds; the last one has no upper bound, so its lower one stands for both.
