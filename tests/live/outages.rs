@@ -286,9 +286,26 @@ fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_go
         "{most:?}"
     );
     assert!(report.series.iter().any(|point| point.errors > 300));
+    // The headline is the worst of it, and not the calm in which it ended.
+    assert_eq!(report.finding.harm, Harm::Harmed);
+    let usual = report.finding.baseline;
+    assert!((2.0..16.0).contains(&usual), "{usual}");
+    assert!(
+        (report.finding.observed - 92.0).abs() < 8.0,
+        "80 requests a second and its usual: {}",
+        report.finding.observed
+    );
+    let factor = report.finding.observed / usual;
+    assert_eq!(report.finding.factor, Some(factor));
+    let events = callers.events();
+    let ended = events
+        .iter()
+        .find(|event| event.kind == Kind::RunawayEnded && event.id == id);
+    assert!(ended.unwrap().finding().unwrap().observed < 20.0);
     let markdown = report.markdown();
     for part in [
         "# Runaway of checkout",
+        "; the others suffer;",
         "Payments",
         "payments-oncall",
         "/v1/orders",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::blame::{OwnChange, ours};
 use super::{Inner, Watch};
 use crate::caller::EXEMPT;
-use crate::events::{Event, Finding, Kind};
+use crate::events::{Event, Finding, Kind, Signal};
 use crate::outcome::{Class, Fault};
 use crate::pipeline::Core;
 use crate::record::row::{Row, lock};
@@ -19,6 +19,8 @@ use crate::registry::entry::Entry;
 const KEPT: usize = 32;
 /// Seconds before the onset with which the series begin.
 const BEFORE: u64 = 600;
+/// Seconds of a point of the series.
+const STEP: f64 = 10.0;
 /// A caller suffers whose share of the service's faults rose by so much,
 const FAULTS: f64 = 0.02;
 /// or whose requests took so many times as long,
@@ -32,7 +34,8 @@ const FEW: f64 = 5.0;
 pub struct Report {
     /// The id of the runaway.
     pub id: Arc<str>,
-    /// The last that was said of it.
+    /// The worst of it: what was said, by harm and then by what was observed, with the most requests in ten seconds
+    /// where it is about requests; and the deploy, route and pattern that were known in the end.
     pub finding: Finding,
     /// When it was first said, and when its end was; `None` while it lasts.
     pub said: (f64, Option<f64>),
@@ -215,8 +218,17 @@ impl Record {
     fn report(&self, core: &Core, events: &[Arc<Event>]) -> Option<Report> {
         let from = self.since() - BEFORE as f64;
         let of_it = || events.iter().rev().filter(|event| event.id == self.id);
-        let last = of_it().next().unwrap_or(&self.first);
-        let finding = last.finding()?.clone();
+        let mut finding = worst(of_it(), &self.first)?;
+        let series: Vec<_> = self.series(core).into_values().collect();
+        if finding.signal == Some(Signal::Rate) {
+            // What was said is older than the peak: little is said of what goes on.
+            let since = series
+                .iter()
+                .filter(|point| point.at as f64 >= finding.since);
+            let most = since.map(|point| point.caller).max().unwrap_or_default();
+            finding.observed = finding.observed.max(most as f64 / STEP);
+            finding.factor = finding.factor.map(|_| finding.observed / finding.baseline);
+        }
         let end = of_it().find(|event| event.kind == Kind::RunawayEnded);
         let end = end.map(|event| event.t);
         let caller = finding.caller.clone();
@@ -262,10 +274,41 @@ impl Record {
             refused,
             details,
             hurt: self.hurt(core),
-            series: self.series(core).into_values().collect(),
+            series,
             finding,
         })
     }
+}
+
+/// What was said of a runaway when it was worst, with what was found out later.
+fn worst<'e>(said: impl Iterator<Item = &'e Arc<Event>>, first: &'e Arc<Event>) -> Option<Finding> {
+    let (mut worst, mut last): (Option<Finding>, Option<Finding>) = (None, None);
+    // From the latest to the earliest.
+    for event in said.chain([first]) {
+        let Some(finding) = event.finding() else {
+            continue;
+        };
+        last.get_or_insert_with(|| finding.clone());
+        let beyond = |known: &Finding| {
+            let by_harm = finding.harm.cmp(&known.harm);
+            by_harm
+                .then(finding.observed.total_cmp(&known.observed))
+                .is_gt()
+        };
+        // Its end says that it is calm.
+        if event.kind != Kind::RunawayEnded && worst.as_ref().is_none_or(beyond) {
+            worst = Some(finding.clone());
+        }
+    }
+    let (last, worst) = (last?, worst?);
+    Some(Finding {
+        route: last.route.or(worst.route),
+        pattern: last.pattern.or(worst.pattern),
+        deploy: last.deploy.or(worst.deploy),
+        expected: last.expected,
+        acknowledged_by: last.acknowledged_by,
+        ..worst
+    })
 }
 
 impl Inner {
@@ -292,5 +335,62 @@ impl Watch {
         let inner = lock(&self.inner);
         let record = inner.records.iter().find(|record| *record.id == *id)?;
         record.done.clone().or_else(|| record.report(core, &events))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Body, Deploy, Harm};
+
+    fn said(kind: Kind, harm: Harm, observed: f64, deploy: Option<&str>) -> Arc<Event> {
+        let deploy = deploy.map(|version| Deploy {
+            version: version.into(),
+            t: 1.0,
+        });
+        let finding = Finding {
+            caller: Some("checkout".into()),
+            provenance: None,
+            owner: None,
+            contact: None,
+            signal: Some(Signal::Errors),
+            route: None,
+            class: None,
+            factor: None,
+            baseline: 0.1,
+            observed,
+            share_of_rise: None,
+            harm,
+            pattern: None,
+            deploy,
+            since: 1.0,
+            expected: false,
+            acknowledged_by: None,
+        };
+        Arc::new(Event {
+            id: "1".into(),
+            t: 1.0,
+            kind,
+            service: "prices".into(),
+            instance: "a".into(),
+            body: Body::Finding(Box::new(finding)),
+        })
+    }
+
+    #[test]
+    fn the_headline_is_the_worst_with_what_was_found_out_later() {
+        let first = said(Kind::RunawayStarted, Harm::None, 0.9, None);
+        let later = [
+            said(Kind::RunawayEnded, Harm::Harmed, 0.99, Some("v42")),
+            said(Kind::RunawayUpdated, Harm::AtRisk, 0.8, None),
+            said(Kind::RunawayUpdated, Harm::Harmed, 0.5, None),
+            said(Kind::RunawayUpdated, Harm::Harmed, 0.4, None),
+        ];
+        let worst = |events: &[Arc<Event>]| worst(events.iter(), &first).unwrap();
+        let all = worst(&later);
+        assert_eq!((all.harm, all.observed), (Harm::Harmed, 0.5));
+        assert_eq!(&*all.deploy.unwrap().version, "v42");
+        let alone = worst(&[]);
+        assert_eq!((alone.harm, alone.observed), (Harm::None, 0.9));
     }
 }
