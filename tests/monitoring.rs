@@ -88,6 +88,28 @@ fn dashboards() -> Vec<Value> {
         .to_vec()
 }
 
+/// The panels that we use of those which come with Grafana.
+const PANELS: [&str; 9] = [
+    "timeseries",
+    "stat",
+    "table",
+    "row",
+    "text",
+    "bargauge",
+    "barchart",
+    "heatmap",
+    "state-timeline",
+];
+
+/// Left, top, width, height, on a grid of 24 columns.
+fn place(panel: &Value) -> [u64; 4] {
+    ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap())
+}
+
+fn overlap([x, y, w, h]: [u64; 4], [left, top, wide, high]: [u64; 4]) -> bool {
+    x < left + wide && left < x + w && y < top + high && top < y + h
+}
+
 #[test]
 fn dashboards_are_such_that_grafana_takes_them() {
     for dashboard in dashboards() {
@@ -103,11 +125,69 @@ fn dashboards_are_such_that_grafana_takes_them() {
             assert!(names.contains(&name), "{names:?}");
         }
         let mut ids = BTreeSet::new();
+        let mut placed = Vec::new();
         for panel in dashboard["panels"].as_array().unwrap() {
             assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
             assert_eq!(panel["datasource"]["uid"], "${datasource}");
-            let place = &panel["gridPos"];
-            assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24);
+            let kind = panel["type"].as_str().unwrap();
+            assert!(
+                PANELS.contains(&kind),
+                "{kind} is no panel of Grafana's own"
+            );
+            assert!(!panel["title"].as_str().unwrap().is_empty(), "{panel}");
+            let place = place(panel);
+            assert!(
+                place[0] + place[2] <= 24 && place[2] > 0 && place[3] > 0,
+                "{panel}"
+            );
+            let over = placed.iter().find(|other| overlap(place, **other));
+            assert_eq!(over, None, "{} lies over another", panel["title"]);
+            placed.push(place);
+            let mut refs = BTreeSet::new();
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                assert!(refs.insert(target["refId"].as_str().unwrap()), "{panel}");
+                assert!(!target["expr"].as_str().unwrap().is_empty());
+                // A target without a source of its own has the panel's.
+                let source = &target["datasource"]["uid"];
+                assert!(source.is_null() || source == "${datasource}", "{target}");
+            }
+            assert_eq!(refs.is_empty(), kind == "row" || kind == "text", "{panel}");
+        }
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        for variable in variables {
+            let known = ["datasource", "query", "custom", "textbox", "interval"];
+            assert!(
+                known.contains(&variable["type"].as_str().unwrap()),
+                "{variable}"
+            );
+            if variable["type"] == "query" {
+                assert_eq!(variable["datasource"]["uid"], "${datasource}");
+            }
+        }
+        let noted = dashboard["annotations"]["list"].as_array().unwrap();
+        let noted: Vec<_> = noted.iter().filter(|of| of["builtIn"] != 1).collect();
+        assert!(
+            !noted.is_empty(),
+            "pins and runaways are drawn on the graphs"
+        );
+        for annotation in noted {
+            assert_eq!(annotation["datasource"]["uid"], "${datasource}");
+            assert_eq!(annotation["enable"], true);
+            assert!(annotation["expr"].as_str().unwrap().contains("callerid_"));
+        }
+        // What an expression asks for by name is a variable, or Grafana's own.
+        let mut found = Vec::new();
+        expressions(&dashboard, &mut found);
+        for expr in found {
+            let asked = expr.split('$').skip(1).map(|rest| {
+                let rest = rest.trim_start_matches('{');
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+                &rest[..end.unwrap_or(rest.len())]
+            });
+            for name in asked {
+                let own = ["__rate_interval", "__range", "__interval"].contains(&name);
+                assert!(own || names.contains(&name), "${name} in {expr}");
+            }
         }
     }
 }
