@@ -39,6 +39,14 @@ fn of_late(demo: &Demo, caller: &str) -> Option<(f64, f64)> {
     Some((offered - late("refused")?, offered))
 }
 
+/// Waits until what the last size and colours ask for is drawn.
+fn settle(browser: &Browser<'_>) {
+    let before = browser.text("#live").unwrap_or_default();
+    until("it is drawn anew", || {
+        (browser.text("#live")? != before).then_some(())
+    });
+}
+
 #[test]
 fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     let folder = std::env::temp_dir().join(format!("callerid-browser-{}", std::process::id()));
@@ -80,6 +88,36 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
         "{report:?}"
     );
 
+    // Into the post-mortem with one click; and where the browser lends no clipboard, it is there to be taken.
+    let copies = "//article[contains(@class, 'banner')]//button[. = 'Copy the report']";
+    browser.click(copies);
+    browser.shows("#said", "Copied.");
+    let copied = browser.clipboard();
+    assert!(
+        copied.starts_with("# Runaway of checkout") && copied.contains("#payments-oncall"),
+        "{copied}"
+    );
+    browser.run(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })",
+    );
+    browser.click(copies);
+    browser.shows("#dialog h2", "Report");
+    let shown = browser.run(
+        "const area = document.querySelector('#dialog textarea');
+         return [area.value, area.value.slice(area.selectionStart, area.selectionEnd) === area.value]",
+    );
+    assert!(
+        shown[0]
+            .as_str()
+            .unwrap()
+            .starts_with("# Runaway of checkout"),
+        "{shown}"
+    );
+    assert_eq!(shown[1], true, "all of it is selected");
+    browser.screenshot("report", false);
+    browser.click("//dialog//button[. = 'Close']");
+    browser.run("delete navigator.clipboard");
+
     // The line stands out, and without the suspect nothing has risen.
     browser.shows("#legend .suspect", "checkout");
     let alarm = until("the line is drawn in the colour of alarm", || {
@@ -96,15 +134,32 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     browser.screenshot("outage-desktop-light", false);
     browser.scheme("dark");
     browser.screenshot("outage-desktop-dark", false);
-    browser.size(360, 740);
-    browser.screenshot("outage-360-dark", true);
-    let wide = browser.run("return [document.documentElement.scrollWidth, innerWidth]");
-    assert!(
-        wide[0].as_u64() <= wide[1].as_u64(),
-        "it scrolls sideways: {wide}"
-    );
-    browser.scheme("light");
-    browser.screenshot("outage-360-light", true);
+    // From a telephone to the screen on the wall.
+    for (name, width, height, whole) in [
+        ("360", 360, 740, true),
+        ("wall", 1920, 1080, false),
+        ("wall-4k", 3840, 2160, false),
+    ] {
+        browser.size(width, height);
+        for scheme in ["dark", "light"] {
+            browser.scheme(scheme);
+            settle(&browser);
+            browser.screenshot(&format!("outage-{name}-{scheme}"), whole);
+            let wide = browser.run("return [document.documentElement.scrollWidth, innerWidth]");
+            assert!(
+                wide[0].as_u64() <= wide[1].as_u64(),
+                "it scrolls sideways at {width}: {wide}"
+            );
+        }
+        if !whole {
+            let place = browser.run(
+                "const box = (of) => document.querySelector(of).getBoundingClientRect();
+                 return [box('.banner').bottom, box('#plot').bottom, innerHeight]",
+            );
+            let [banner, plot, height] = [0, 1, 2].map(|n| place[n].as_f64().unwrap());
+            assert!(banner < height && plot < height, "at a glance: {place}");
+        }
+    }
     browser.size(1440, 1000);
 
     // The brake: what it does, where, and how the same is done everywhere.

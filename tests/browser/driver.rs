@@ -226,6 +226,16 @@ impl Browser<'_> {
         );
     }
 
+    /// What the clipboard holds.
+    pub(crate) fn clipboard(&self) -> String {
+        let grant = json!({"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]});
+        self.devtools("Browser.grantPermissions", &grant);
+        let script = "const done = arguments[arguments.length - 1];
+            navigator.clipboard.readText().then(done, (error) => done(String(error)))";
+        let text = self.post("/execute/async", &json!({"args": [], "script": script}));
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
     /// Writes what is seen to a file in the target folder, for people to look at.
     pub(crate) fn screenshot(&self, name: &str, whole: bool) -> PathBuf {
         let shot = self.devtools(

@@ -22,9 +22,9 @@ export function happened(latest) {
       onset.t = Math.min(onset.t, event.since);
       onset.signals.add(event.signal);
     } else if (event.kind === "pin" || (event.kind === "ours" && event.pin)) {
-      pins.push({ t: event.at ?? event.t, text: `${event.caller || "ours"}: ${[event.pin, event.version, event.text].filter(Boolean).join(" ")}` });
+      pins.push({ t: event.at ?? event.t, text: `${event.caller || "ours"}: ${[event.pin, event.version || event.text].filter(Boolean).join(" ")}` });
     } else if (event.kind === "policy") {
-      pins.push({ t: event.t, text: `${event.caller || "all"}: ${event.change}` });
+      pins.push({ t: event.t, text: `${event.caller || "all"}: ${event.change.split(",")[0]}` });
     }
   }
   for (const incident of latest.incidents) {
@@ -78,7 +78,7 @@ class Banner {
   line(term, text) {
     let pair = this.lines.get(term);
     if (!pair) {
-      pair = [el("dt", {}, term), el("dd")];
+      pair = [el("dt", {}, term), el("dd", { class: term })];
       this.lines.set(term, pair);
       this.facts.append(...pair);
     }
@@ -120,7 +120,7 @@ class Banner {
 
   async report(events) {
     try {
-      await copy(await getText(`v1/report?id=${encodeURIComponent(events[0].id)}`));
+      await copy("Report", await getText(`v1/report?id=${encodeURIComponent(events[0].id)}`));
     } catch (problem) {
       say(problem.message);
     }

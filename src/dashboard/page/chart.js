@@ -32,20 +32,28 @@ function curve(of, offered, t, since) {
   return of.offered.map((value, at) => (t[at] < since - 1 ? null : offered ? value : Math.max(0, value - of.refused[at])));
 }
 
-const axes = (log) => [
+/** How large letters are, against those of a desk: a screen on the wall has larger ones. */
+const scale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+const font = (by) => `${Math.round(12 * by)}px system-ui, sans-serif`;
+
+const axes = (log, by) => [
   {
     stroke: css("--muted"),
     grid: { stroke: css("--grid"), width: 1 },
     ticks: { show: false },
-    size: 28,
+    font: font(by),
+    gap: 6 * by,
+    size: 28 * by,
     values: (_, ticks) => ticks.map((t) => clock(t)),
-    space: 90,
+    space: 90 * by,
   },
   {
     stroke: css("--muted"),
     grid: { stroke: css("--grid"), width: 1 },
     ticks: { show: false },
-    size: 54,
+    font: font(by),
+    space: 32 * by,
+    size: 54 * by,
     values: (_, ticks) => ticks.map((t) => (t === null || (log && t < 0.1) ? "" : number(t))),
   },
 ];
@@ -79,14 +87,14 @@ function marks(read) {
       draw: (u) => {
         const { ctx } = u;
         const { left, top, width, height } = u.bbox;
-        const ratio = devicePixelRatio || 1;
+        const ratio = (devicePixelRatio || 1) * scale();
         ctx.save();
         ctx.beginPath();
         ctx.rect(left, top, width, height);
         ctx.clip();
         ctx.textAlign = "left";
         ctx.textBaseline = "alphabetic";
-        ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+        ctx.font = font(ratio);
         let row = 0;
         for (const pin of read().pins) {
           const x = Math.round(u.valToPos(pin.t, "x", true));
@@ -104,7 +112,8 @@ function marks(read) {
           const wide = ctx.measureText(text).width;
           const y = top + (14 + (row % 4) * 16) * ratio;
           row += 1;
-          const at = x + wide + 8 * ratio > left + width ? x - wide - 5 * ratio : x + 5 * ratio;
+          const beside = x + wide + 8 * ratio > left + width ? x - wide - 5 * ratio : x + 5 * ratio;
+          const at = Math.max(left + 2 * ratio, beside);
           ctx.fillStyle = css("--label");
           ctx.fillRect(at - 2 * ratio, y - 11 * ratio, wide + 4 * ratio, 15 * ratio);
           ctx.fillStyle = stroke;
@@ -142,7 +151,7 @@ export class Traffic {
     this.happened = happened;
     const { offered, log } = this.view;
     const names = chart.lines.map((line) => line.caller);
-    const shape = JSON.stringify([[...names].sort(), [...suspects.keys()].sort(), log, offered]);
+    const shape = JSON.stringify([[...names].sort(), [...suspects.keys()].sort(), log, offered, scale()]);
     if (shape !== this.shape || !this.plot) {
       this.shape = shape;
       this.order = names;
@@ -171,7 +180,7 @@ export class Traffic {
       return {
         label: name,
         stroke: colour(name, suspects),
-        width: suspect ? 3.5 : name === REST ? 1.5 : 2,
+        width: (suspect ? 3.5 : name === REST ? 1.5 : 2) * scale(),
         alpha: calm || suspect ? 1 : 0.55,
         dash: name === REST ? [6, 4] : undefined,
         fill: suspect ? css("--alarm-fill") : undefined,
@@ -182,7 +191,7 @@ export class Traffic {
       {
         ...this.size(),
         scales: scales(log),
-        axes: axes(log),
+        axes: axes(log, scale()),
         series: [{}, series(REST), ...this.order.map(series)],
         legend: { show: false },
         cursor: { drag: { x: true, y: false, setScale: true }, focus: { prox: 20 } },
@@ -207,7 +216,7 @@ export class Traffic {
   }
 
   size() {
-    return { width: Math.max(240, this.place.clientWidth), height: Math.max(200, Math.min(420, Math.round(innerHeight * 0.42))) };
+    return { width: Math.max(240, this.place.clientWidth), height: Math.max(200, Math.min(420 * scale(), Math.round(innerHeight * 0.42))) };
   }
 
   resize() {
@@ -273,7 +282,7 @@ export class Proof {
     this.place = place;
     this.plot = null;
     this.observer = new ResizeObserver(() => {
-      if (this.plot && place.clientWidth) this.plot.setSize({ width: place.clientWidth, height: 230 });
+      if (this.plot && place.clientWidth) this.plot.setSize(this.size());
     });
     this.observer.observe(place);
     this.again = () => this.last && this.draw(...this.last);
@@ -290,17 +299,16 @@ export class Proof {
     const without = total.map((value, at) => (value === null ? null : Math.max(0, value - own[at])));
     const errors = (line.errors || []).map((value, at) => (total[at] === null ? null : value));
     const data = [chart.t, total, own, errors, without];
-    const mode = dark.matches;
+    const mode = `${dark.matches} ${scale()}`;
     if (!this.plot || this.mode !== mode) {
       this.mode = mode;
       this.plot?.destroy();
-      const series = (label, stroke, more) => ({ label, stroke: css(stroke), width: 2, points: { show: false }, ...more });
+      const series = (label, stroke, more) => ({ label, stroke: css(stroke), points: { show: false }, ...more, width: (more.width || 2) * scale() });
       this.plot = new uPlot(
         {
-          width: this.place.clientWidth,
-          height: 230,
+          ...this.size(),
           scales: scales(false),
-          axes: axes(false),
+          axes: axes(false, scale()),
           legend: { show: false },
           cursor: { drag: { x: false, y: false } },
           series: [
@@ -318,6 +326,10 @@ export class Proof {
     } else {
       this.plot.setData(data);
     }
+  }
+
+  size() {
+    return { width: this.place.clientWidth, height: this.place.clientHeight };
   }
 
   end() {

@@ -67,11 +67,20 @@ export function when(seconds) {
   return today ? time : `${date.toLocaleDateString("en-CA")} ${time}`;
 }
 
-export async function copy(text) {
+/** Copies a text, or shows it to be copied: browsers lend the clipboard only to pages that came over TLS or from here. */
+export async function copy(title, text) {
   try {
     await navigator.clipboard.writeText(text);
     say("Copied.");
   } catch {
-    say("The browser does not let this page copy: select the text instead.");
+    const dialog = byId("dialog");
+    const area = el("textarea", { readonly: true, rows: "16", "aria-label": title });
+    area.value = text;
+    const close = el("button", { type: "button", class: "act", click: () => dialog.close() }, "Close");
+    dialog.replaceChildren(el("form", { method: "dialog" }, el("h2", { id: "dialog-title" }, title), area, el("div", { class: "choices" }, close)));
+    dialog.showModal();
+    area.focus();
+    area.select();
+    say(document.execCommand("copy") ? "Copied." : "Copy it from here: the browser does not let this page do it.");
   }
 }
