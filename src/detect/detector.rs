@@ -18,7 +18,7 @@ use crate::outcome::Class;
 /// After a pause of the whole stream references are raised for so many seconds,
 const GRACE: f64 = 90.0;
 /// and after a slow spell of the service for so many.
-pub(super) const SLOW_GRACE: f64 = 60.0;
+pub(super) const SLOW_GRACE: u8 = 60;
 /// A pause is at least so many seconds, and more where requests are few.
 const PAUSE: f64 = 20.0;
 /// Windows after which remembered bursts are lowered by a step of 6 %: half in three days.
@@ -137,7 +137,7 @@ impl Detector {
         self.clock += dt;
         // What waited for a slow service comes at once when it recovers.
         if self.service.slowdown(&Pace::default()) >= SLOW_SERVICE {
-            self.slow_until = self.clock + SLOW_GRACE;
+            self.slow_until = self.clock + f64::from(SLOW_GRACE);
         }
         self.world.grace = if self.clock < self.grace_until {
             3.0
@@ -209,6 +209,7 @@ impl Detector {
                 state.hold.settle(!learn);
             }
             state.errors.grow_older();
+            state.held_back = state.held_back.saturating_sub(1);
         }
         self.find_what_is_common();
         self.judge_service(out);

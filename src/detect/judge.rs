@@ -34,9 +34,9 @@ impl Detector {
         }
         // Who brings more than usual may be why the service hangs.
         if world.slowdown >= HANGS && seen.waited() && !state.rate.brings_more() {
-            state.held_until = self.clock + SLOW_GRACE;
+            state.held_back = SLOW_GRACE;
         }
-        if self.clock < state.held_until {
+        if state.held_back > 0 {
             world.grace = world.grace.max(AFTER_HANG);
         }
         let failing = self.service.fails_others(own.all, own.faults);

@@ -241,7 +241,7 @@ impl Detector {
         self.clock = self.clock.max(clock).max(WARM);
         (self.second, self.window) = (self.clock, self.clock);
         // For the callers who come back one after another.
-        self.grace_until = self.clock + SLOW_GRACE;
+        self.grace_until = self.clock + f64::from(SLOW_GRACE);
         self.unclaimed = Unclaimed {
             pasts,
             until: self.clock + UNCLAIMED,

@@ -18,8 +18,8 @@ pub(super) struct State {
     seen: u32,
     /// The detector's clock when this was last brought up to date.
     pub(super) at: f64,
-    /// Until then, by the detector's clock, what waited for a service that hung may still come at once.
-    pub(super) held_until: f64,
+    /// For so many seconds what waited for a service that hung may still come at once.
+    pub(super) held_back: u8,
     /// Signals with an open episode.
     pub(super) alarms: u8,
     pub(super) rate: Rate,
