@@ -41,3 +41,58 @@ impl Admission {
         self.set_gate();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admit::{Ask, Policies, Policy, Style, Subject, Verdict};
+    use crate::caller::Provenance;
+    use crate::clock::Timestamp;
+    use crate::outcome::Reason;
+
+    /// What becomes of three requests of a caller with a brake on, and of one after it is released.
+    fn refused(default: Policy) -> Vec<Option<Reason>> {
+        let policies = Policies {
+            default,
+            ..Policies::default()
+        };
+        let now = Timestamp::from_secs(1_700_000_000);
+        let admission = Admission::new(policies, Mode::Enforce, Style::default(), now);
+        let subject = Subject {
+            name: "a",
+            provenance: Provenance::Verified,
+            proven: true,
+        };
+        let seat = admission.seat(&subject);
+        let ask = Ask {
+            subject,
+            method: "GET",
+            template: "/",
+            cost: None,
+            now,
+        };
+        admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
+        (0..4)
+            .map(|request| {
+                if request == 3 {
+                    admission.release(&seat);
+                }
+                match admission.decide(&seat, &ask) {
+                    Verdict::Refuse(denial) => Some(denial.reason),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_brake_holds_until_it_is_released() {
+        let runaway = Some(Reason::Runaway);
+        assert_eq!(refused(Policy::new()), [None, runaway, runaway, None]);
+    }
+
+    #[test]
+    fn who_is_always_allowed_has_no_brake() {
+        assert_eq!(refused(Policy::new().allow()), [None; 4]);
+    }
+}

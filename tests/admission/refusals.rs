@@ -71,6 +71,15 @@ fn a_refusal_says_what_why_and_when() {
 }
 
 #[test]
+fn who_asks_for_more_than_is_left_is_told_what_is_left() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_hour(10).burst(10)).cost(|_| 4));
+    assert_eq!(rig.burst("a", 2), 2);
+    let answer = rig.send(from("a"));
+    let (_, params) = parse(header(&answer, "ratelimit").unwrap());
+    assert_eq!(params[0], ("r".into(), 2));
+}
+
+#[test]
 fn in_flight_is_told_in_concurrent_requests() {
     let rig = Rig::new(|builder| builder.max_in_flight(1));
     let _held = rig.send(from("a"));

@@ -139,3 +139,23 @@ fn trap_18_a_limit_in_shadow_beside_one_that_is_enforced_refuses_nothing_of_its_
         (1, 2)
     );
 }
+
+#[test]
+fn what_a_limit_in_shadow_would_refuse_takes_no_token_of_another_in_shadow() {
+    let rig = Rig::new(|builder| {
+        builder
+            .quota(Quota::per_hour(10).burst(10))
+            .max_in_flight(2)
+            .mode(Mode::Shadow)
+    });
+    let held: Vec<_> = (0..50).map(|_| rig.send(from("a"))).collect();
+    let counts = rig.counts("a").would_refuse;
+    assert_eq!((counts[Reason::InFlight], counts[Reason::Quota]), (48, 0));
+    drop(held);
+    assert_eq!(rig.burst("a", 20), 20);
+    assert_eq!(
+        rig.counts("a").would_refuse[Reason::Quota],
+        12,
+        "eight of ten tokens were left"
+    );
+}
