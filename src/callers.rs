@@ -270,8 +270,8 @@ impl Callers {
         self.upkeep.watch.policy(caller, change, &self.author, now);
     }
 
-    /// Brings the metrics recorder up to date, as the thread does four times a second. Call it before a render of
-    /// the metrics, so that a scrape sees what happened up to now.
+    /// Brings the metrics recorder up to date, as the thread does with counters and gauges four times a second, with
+    /// histograms once. Call it before a render of the metrics, so that a scrape sees what happened up to now.
     pub fn flush(&self) {
         self.upkeep.flush(self.upkeep.core.ticker.now());
     }

@@ -116,14 +116,14 @@ impl Exporter {
         }))
     }
 
-    /// Brings the recorder up to date. Where there is none nothing is consumed: a recorder that is installed late
+    /// Brings the recorder up to date, on a tick except for the samples of the last second. Where there is none nothing is consumed: a recorder that is installed late
     /// gets all counts since the beginning.
-    pub(crate) fn flush(&self, upkeep: &Upkeep, now: Timestamp, samples: u64) {
+    pub(crate) fn flush(&self, upkeep: &Upkeep, now: Timestamp, tick: bool) {
         let core = &upkeep.core;
         let mut state = lock(&self.0);
         metrics::with_recorder(|recorder| {
             if is_live(recorder, core.registry.tracked()) {
-                state.flush(upkeep, recorder, now, samples);
+                state.flush(upkeep, recorder, now, tick);
                 return;
             }
             let gone = &mut state.gone;
@@ -139,7 +139,7 @@ impl Exporter {
 }
 
 impl State {
-    fn flush(&mut self, upkeep: &Upkeep, recorder: &dyn Recorder, now: Timestamp, samples: u64) {
+    fn flush(&mut self, upkeep: &Upkeep, recorder: &dyn Recorder, now: Timestamp, tick: bool) {
         let core = &upkeep.core;
         let address = std::ptr::from_ref(recorder).cast::<()>() as usize;
         let another = self.recorder.replace(address) != Some(address);
@@ -154,14 +154,17 @@ impl State {
             recorder,
             now,
             renew,
-            samples,
+            samples: if tick { SAMPLES_OF_TICK } else { u64::MAX },
+            at_once: !tick,
             route_series: self.route_series,
             limits: core.admission.gate() == Gate::Guarded,
             identified: self.gone,
         };
         let gone = &mut self.gone;
         core.registry.dismiss(0, |row| {
+            flush.at_once = true; // it is the last time
             row.handles().flush(row, &mut flush, &mut self.reading);
+            flush.at_once = !tick;
             count_sources(row, gone);
         });
         for row in core.registry.rows() {
@@ -232,7 +235,7 @@ impl Upkeep {
 
     /// Tells the recorder everything.
     pub(crate) fn flush(&self, now: Timestamp) {
-        self.exporter.flush(self, now, u64::MAX);
+        self.exporter.flush(self, now, false);
     }
 
     pub(crate) fn tick(&self, now: Timestamp) {
@@ -241,7 +244,7 @@ impl Upkeep {
         self.roll(now);
         #[cfg(all(feature = "dashboard", feature = "redis"))]
         self.share(now);
-        self.exporter.flush(self, now, SAMPLES_OF_TICK);
+        self.exporter.flush(self, now, true);
     }
 
     /// Rolls rates and series on, once a second.

@@ -1,6 +1,7 @@
 //! The flush of a row: its cells are read under the lock of its lanes, and told to the recorder without it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics::Label;
 
@@ -12,6 +13,7 @@ use super::route::{Route, RouteRef};
 use super::row::Row;
 use super::totals::{Totals, totals};
 use crate::caller::{self, EXEMPT};
+use crate::clock::Timestamp;
 use crate::events::Signal;
 use crate::outcome::{Class, Fault, Reason};
 
@@ -40,8 +42,10 @@ pub(crate) struct RowHandles {
     seen: Totals,
     first_bytes: u64,
     born: bool,
-    /// Samples were left over for want of room in the last flush.
+    /// Samples are left over from the last flush: there was no room, or it was not yet time.
     behind: bool,
+    /// When histograms were handed over last.
+    handed: Timestamp,
     started: CounterHandle,
     in_flight: GaugeHandle,
     request_bytes: CounterHandle,
@@ -113,6 +117,9 @@ impl RouteHandles {
     }
 }
 
+/// So long after its samples were handed over a row's new ones wait, unless everything is asked for.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(900);
+
 /// Where the route `__other__` is among a row's routes.
 const OTHER: usize = 0;
 
@@ -152,6 +159,7 @@ impl RowHandles {
             first_bytes: 0,
             born: false,
             behind: false,
+            handed: Timestamp::ZERO,
             label,
         }
     }
@@ -167,7 +175,8 @@ impl RowHandles {
                 return News::Unborn;
             }
             let renew = flush.renew || (flush.limits && self.refusals.is_none());
-            self.read(lanes, renew, reading)
+            let samples = self.hands_over(flush);
+            self.read(lanes, renew, samples, reading)
         });
         match news {
             News::Unborn => return,
@@ -177,8 +186,19 @@ impl RowHandles {
         self.tell_runaways(row, flush);
     }
 
-    fn read(&mut self, lanes: &[Arc<Lane>], renew: bool, reading: &mut Reading) -> News {
-        let wanted = !self.born || self.behind || renew;
+    /// Whether it is time for histograms. They cost most of a flush, and a scrape finds the counters sooner.
+    fn hands_over(&self, flush: &Flush<'_>) -> bool {
+        flush.at_once || flush.renew || flush.now.since(self.handed) >= BETWEEN_SAMPLES
+    }
+
+    fn read(
+        &mut self,
+        lanes: &[Arc<Lane>],
+        renew: bool,
+        samples: bool,
+        reading: &mut Reading,
+    ) -> News {
+        let wanted = !self.born || (self.behind && samples) || renew;
         let started = lanes.iter().map(|lane| lane.started());
         let started = started.fold(0, u64::wrapping_add);
         if !wanted && started == self.seen.started && self.seen.in_flight() == 0 {
@@ -191,6 +211,23 @@ impl RowHandles {
         if !wanted && !changed {
             return News::Quiet;
         }
+        if samples {
+            self.read_samples(lanes, reading);
+        }
+        for route in &mut self.routes {
+            route.counts = [0; Fault::ALL.len()];
+        }
+        for lane in lanes {
+            let at = self.route(&lane.route);
+            let counts = &mut self.routes[at].counts;
+            for class in Class::ALL {
+                counts[class.fault().index()] += lane.ended(class.index());
+            }
+        }
+        News::Changed
+    }
+
+    fn read_samples(&self, lanes: &[Arc<Lane>], reading: &mut Reading) {
         reading.first_byte = Histogram::default();
         for lane in lanes {
             lane.read_first_byte(&mut reading.first_byte);
@@ -204,17 +241,6 @@ impl RowHandles {
                 }
             }
         }
-        for route in &mut self.routes {
-            route.counts = [0; Fault::ALL.len()];
-        }
-        for lane in lanes {
-            let at = self.route(&lane.route);
-            let counts = &mut self.routes[at].counts;
-            for class in Class::ALL {
-                counts[class.fault().index()] += lane.ended(class.index());
-            }
-        }
-        News::Changed
     }
 
     fn route(&mut self, route: &Arc<Route>) -> usize {
@@ -238,6 +264,23 @@ impl RowHandles {
         self.in_flight.set(totals.in_flight() as f64, flush);
         self.request_bytes.bring_to(totals.request_bytes, flush);
         self.response_bytes.bring_to(totals.response_bytes, flush);
+        for (handles, ended) in self.classes.iter_mut().zip(totals.by_class) {
+            handles.requests.bring_to(ended, flush);
+        }
+        if self.hands_over(flush) {
+            self.tell_samples(reading, flush);
+        } else {
+            self.behind = true;
+        }
+        self.tell_refusals(totals, flush);
+        self.tell_routes(flush);
+        self.seen.clone_from(totals);
+        self.first_bytes = reading.first_bytes;
+        self.born = true;
+    }
+
+    fn tell_samples(&mut self, reading: &Reading, flush: &mut Flush<'_>) {
+        self.handed = flush.now;
         self.behind = false;
         if reading.first_bytes > 0 && (reading.first_bytes > self.first_byte.count() || flush.renew)
         {
@@ -245,8 +288,7 @@ impl RowHandles {
             self.behind |= self.first_byte.count() < reading.first_bytes;
         }
         for (class, handles) in self.classes.iter_mut().enumerate() {
-            let ended = totals.by_class[class];
-            handles.requests.bring_to(ended, flush);
+            let ended = reading.totals.by_class[class];
             if ended > handles.told() {
                 let duration = handles.duration.get_or_insert_with(|| {
                     let class = Label::from_static_parts("class", Class::ALL[class].as_str());
@@ -261,11 +303,9 @@ impl RowHandles {
                 duration.renew(flush);
             }
         }
-        self.tell_refusals(totals, flush);
-        self.tell_routes(flush);
-        self.seen.clone_from(totals);
-        self.first_bytes = reading.first_bytes;
-        self.born = true;
+        if self.behind {
+            self.handed = Timestamp::ZERO; // what is left over is next
+        }
     }
 
     fn tell_runaways(&mut self, row: &Row, flush: &Flush<'_>) {

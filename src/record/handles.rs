@@ -1,7 +1,7 @@
 //! Counters, gauges and histograms of the recorder of the `metrics` facade, and how far each has come.
 //!
 //! Handles are kept between flushes, because resolving one costs twenty times an increment; they are resolved
-//! again when another recorder is found, every 30 seconds, and before an increment after a second of silence,
+//! again when another recorder is found, every 30 seconds, and before an increment after two seconds of silence,
 //! because an exporter with an idle timeout leaves the old handle counting into nothing.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(crate) static METADATA: Metadata<'static> =
     Metadata::new("callerid", Level::INFO, Some("callerid"));
 
 /// A handle that was silent for longer may have been dropped by the exporter.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// One flush, as the handles see it.
 pub(crate) struct Flush<'a> {
@@ -26,6 +26,8 @@ pub(crate) struct Flush<'a> {
     pub(crate) renew: bool,
     /// How many histogram samples may still be handed over; the rest waits for the next flush.
     pub(crate) samples: u64,
+    /// Whether histograms are handed over whose last time was a moment ago.
+    pub(crate) at_once: bool,
     /// How many series of [`names::ROUTE_REQUESTS`] may still be registered.
     pub(crate) route_series: usize,
     /// Whether anything may be refused: then the counters of refusals exist, at 0 at first.

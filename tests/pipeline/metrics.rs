@@ -134,6 +134,33 @@ fn the_gauge_shows_what_is_open_and_returns_to_zero() {
     assert_eq!(recorded.gauge("callerid_callers_tracked", &[]), Some(1.0));
 }
 
+#[test]
+fn ticks_hand_samples_over_once_a_second_and_lose_none() {
+    let table = Table::new();
+    let mut recorded = Recorded::new();
+    let mut service = table.trivial();
+    let ok = [("caller", "a"), ("class", "ok")];
+    let mut seen = Vec::new();
+    for tick in 1..=9 {
+        if tick <= 4 {
+            send_many(&mut service, "a", 1);
+        }
+        let now = table.clock.advance(Duration::from_millis(250));
+        recorded.installed(|| table.callers.tick(now));
+        recorded.read();
+        let samples = recorded.histogram(DURATION, &ok).len() as u64;
+        seen.push((recorded.counter(REQUESTS, &ok).unwrap(), samples));
+    }
+    // The caller falls silent after the fourth tick; what was left over comes all the same.
+    assert_eq!(seen[..4], [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!(seen[4..], [(4, 4); 5]);
+    send_many(&mut service, "a", 1);
+    recorded.flush(&table.callers);
+    send_many(&mut service, "a", 1);
+    recorded.flush(&table.callers);
+    assert_eq!(recorded.histogram(DURATION, &ok).len(), 6, "at once");
+}
+
 /// A recorder of the exporter that most services have, with our buckets.
 fn prometheus(builder: PrometheusBuilder) -> PrometheusRecorder {
     builder
