@@ -120,9 +120,9 @@ impl Ticket {
 
     /// Counts a request that has waited as refused.
     #[cfg(feature = "redis")]
-    pub(super) fn refuse(&mut self, reason: Reason) {
+    pub(super) fn refuse(&mut self, reason: Reason, now: Timestamp) {
         self.settled = true;
-        self.place.lane.refuse(reason);
+        self.place.lane.refuse_started(reason, now);
         if let Some(entry) = &self.place.tracked {
             entry.refuse(reason);
         }

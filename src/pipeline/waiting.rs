@@ -66,7 +66,7 @@ impl Ticket {
                 None
             }
             Err(denial) => {
-                self.refuse(denial.reason);
+                self.refuse(denial.reason, now);
                 Some(core.refuse(&denial, &seat, caller, form, now))
             }
         })

@@ -202,6 +202,16 @@ impl Lane {
         }
     }
 
+    /// Counts a request that was started, has waited until `now`, and was refused then.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refuse_started(&self, reason: Reason, now: Timestamp) {
+        let (lane, own) = self.mine();
+        add(&lane.cells.clock, now.as_nanos(), own);
+        if let Some(count) = lane.cells.refusals().refused.get(reason.index()) {
+            add(count, 1, own);
+        }
+    }
+
     /// Counts a request that was let in and would have been refused, were its limit enforced.
     pub(crate) fn would_refuse(&self, reason: Reason) {
         let (lane, own) = self.mine();

@@ -169,6 +169,11 @@ fn strict_is_exact_over_processes() {
         .filter(|status| *status == 200)
         .count();
     assert_eq!(admitted, 20);
+    // Those that have waited and were refused are over, and began once.
+    let of = [("caller", "a")];
+    let sum = |name| -> f64 { demos.iter().map(|demo| demo.metric(name, &of)).sum() };
+    assert_eq!(sum("callerid_requests_started_total"), 30.0);
+    assert_eq!(sum("callerid_in_flight_requests"), 0.0);
     assert!(
         redis
             .keys()
