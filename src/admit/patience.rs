@@ -11,6 +11,9 @@ use crate::clock::Timestamp;
 /// The longest that a caller is told to wait on account of its hammering.
 const LONGEST: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
+/// The least that a herd is spread over. `Retry-After` is in whole seconds: one second of jitter would be rounded up to
+/// the same figure for everybody.
+const SPREAD: Duration = Duration::from_secs(3);
 /// A caller that has hammered for so long loses its connection too, on HTTP/1.
 const IGNORES: Duration = Duration::from_secs(15);
 
@@ -43,7 +46,7 @@ impl Patience {
             .max(nanos(hammered) / 2)
             .min(wait.max(nanos(LONGEST)))
             .max(nanos(SECOND));
-        let spread = (least / 2).clamp(nanos(SECOND), nanos(LONGEST));
+        let spread = (least / 2).clamp(nanos(SPREAD), nanos(LONGEST));
         let jitter = (spread as f64 * jitter.clamp(0.0, 1.0)) as u64;
         let after = Duration::from_nanos(least.saturating_add(jitter));
         let least = Duration::from_nanos(least);
@@ -85,7 +88,10 @@ mod tests {
         let wait = Duration::from_millis(2_500);
         let told = |jitter| Patience::default().refused(wait, NOW, jitter).after;
         assert_eq!(told(0.0), wait);
-        assert_eq!(told(1.0), wait + wait / 2);
+        assert_eq!(told(1.0), wait + SPREAD);
+        let long = Duration::from_secs(20);
+        let told = |jitter| Patience::default().refused(long, NOW, jitter).after;
+        assert_eq!((told(0.0), told(1.0)), (long, long + long / 2));
     }
 
     #[test]

@@ -128,8 +128,8 @@ fn trap_16_retry_after_is_never_zero_spreads_and_grows() {
     first.dedup();
     assert_eq!(
         first,
-        [2],
-        "a millisecond is rounded up to one second, and jitter goes up"
+        [2, 3, 4],
+        "a millisecond is rounded up to one second, jitter goes up, and whole seconds differ"
     );
     let mut last = 0;
     for _ in 0..400 {
@@ -224,7 +224,7 @@ fn grpc_gets_status_8_in_the_headers_of_a_200() {
         .unwrap()
         .parse()
         .unwrap();
-    assert!((1_000..=2_000).contains(&pushback), "{pushback}");
+    assert!((1_000..=4_000).contains(&pushback), "{pushback}");
     assert_eq!(header(&answer, "retry-after"), None);
     assert_eq!(rig.counts("a").refused[Reason::Quota], 1);
 }
