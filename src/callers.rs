@@ -13,6 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::upkeep::Upkeep;
 use crate::watch::Expectation;
 use crate::watch::blame::{Blame, Window};
+use crate::watch::changes;
 use crate::watch::report::Report;
 
 /// The callers of a service: one table, shared by every clone of this handle and of its layers.
@@ -212,9 +213,9 @@ impl Callers {
     /// an event that is no finding.
     #[must_use]
     pub fn in_words(&self, event: &Event) -> Option<String> {
-        let ours = crate::watch::blame::ours(&self.events());
-        let now = self.upkeep.core.ticker.now().as_secs_f64();
         let finding = event.finding()?;
+        let ours = changes::ours(&self.events(), finding.since + changes::LATE);
+        let now = self.upkeep.core.ticker.now().as_secs_f64();
         Some(crate::watch::words::in_words(finding, ours.as_ref(), now))
     }
 

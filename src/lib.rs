@@ -198,7 +198,8 @@ pub use roster::{Account, ApiKey};
 #[doc(inline)]
 pub use snapshot::Snapshot;
 pub use span::make_span;
-pub use watch::blame::{Blame, Culprit, OwnChange, Rise, Window};
+pub use watch::blame::{Blame, Culprit, Rise, Window};
+pub use watch::changes::OwnChange;
 pub use watch::report::{Hurt, Report, ReportPoint};
 
 #[cfg(doctest)]

@@ -16,6 +16,7 @@ use crate::outcome::Class;
 use crate::record::histogram::Histogram;
 use crate::record::row::lock;
 use crate::snapshot::CeilingSnapshot;
+use crate::watch::changes::{LATE, ours};
 
 /// Seconds after which latencies are counted anew.
 const WINDOW: u64 = 60;
@@ -132,12 +133,15 @@ impl Picture {
     fn render(&self, span: Span) -> Bytes {
         let upkeep = self.callers.upkeep();
         let log = &upkeep.watch.log;
-        let episodes: Vec<_> = self
-            .callers
-            .open_episodes()
-            .iter()
-            .map(|event| self.told(event))
-            .collect();
+        let events = self.callers.events();
+        let open = self.callers.open_episodes();
+        let episodes = open.iter().map(|event| {
+            let mut told = self.told(event);
+            let since = event.finding().map_or(event.t, |finding| finding.since);
+            told["ours"] = json!(ours(&events, since + LATE));
+            told
+        });
+        let episodes: Vec<_> = episodes.collect();
         let suspects = self.suspects();
         let now = self.now.as_secs_f64();
         let chart = Chart::draw(
@@ -146,7 +150,6 @@ impl Picture {
             span,
             self.now.as_secs(),
         );
-        let events = self.callers.events();
         let shown = events
             .iter()
             .filter(|event| event.t >= now - span.seconds() as f64 || event.kind == Kind::Ours);

@@ -45,6 +45,9 @@ pub struct Event {
     pub body: Body,
 }
 
+/// The author of what is done by itself.
+pub(crate) const OURSELVES: &str = "callerid";
+
 /// What an event says, by kind.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

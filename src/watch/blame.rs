@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Watch;
+use super::changes::{OwnChange, ours, pin_of};
 use super::feed::Feed;
 use super::past::Done;
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::events::{Event, Kind, Pattern, Pin};
+use crate::events::{Pattern, Pin};
 use crate::outcome::Class;
 use crate::pipeline::Core;
 use crate::record::row::lock;
@@ -86,17 +87,6 @@ pub struct Blame {
     pub in_flight: Rise,
     /// Our own last change, so that the answer exonerates as well: a pin of ours, a start, a policy.
     pub ours: Option<OwnChange>,
-}
-
-/// Something of ours that was changed.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct OwnChange {
-    /// When, in Unix seconds.
-    pub t: f64,
-    /// What, in words.
-    pub what: String,
 }
 
 /// The change of one measure, and who it comes from.
@@ -408,40 +398,9 @@ impl Watch {
             requests: rise(Measure::Requests),
             errors: rise(Measure::Errors),
             in_flight: rise(Measure::InFlight),
-            ours: ours(&events),
+            ours: ours(&events, f64::INFINITY),
         }
     }
-}
-
-/// The last change of a caller since a time.
-fn pin_of(events: &[Arc<Event>], caller: &str, since: f64) -> Option<Pin> {
-    let last = events.iter().rev().find(|event| {
-        event.kind == Kind::Pin && event.t >= since && event.caller() == Some(caller)
-    });
-    last.and_then(|event| {
-        let pin = event.pin()?.clone();
-        Some(pin.at(event.t))
-    })
-}
-
-/// Our own last change.
-pub(crate) fn ours(events: &[Arc<Event>]) -> Option<OwnChange> {
-    let last = events.iter().rev().find(|event| match event.kind {
-        Kind::Ours => true,
-        Kind::Pin => event.caller().is_none(),
-        _ => false,
-    })?;
-    let pin = last.pin()?;
-    let words = [
-        Some(pin.pin.as_str()),
-        pin.version.as_deref(),
-        pin.text.as_deref(),
-    ];
-    let what: Vec<_> = words.into_iter().flatten().collect();
-    Some(OwnChange {
-        t: last.t,
-        what: what.join(" "),
-    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::admit::{Mode, OnRunaway, Quota};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::detect::Standing;
-use crate::events::{Body, EventLog, Finding, Kind, Signal};
+use crate::events::{Body, EventLog, Finding, Kind, OURSELVES, Signal};
 use crate::pipeline::Core;
 use crate::registry::entry::{Entry, Trust};
 
@@ -141,7 +141,7 @@ fn say(open: &Open, log: &EventLog, change: &str, now: Timestamp) {
     let body = Body::Policy {
         caller,
         change: change.into(),
-        author: "callerid".into(),
+        author: OURSELVES.into(),
     };
     log.say(log.fresh_id(), now.as_secs_f64(), Kind::Policy, body);
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod blame;
 mod brake;
+pub(crate) mod changes;
 mod feed;
 mod open;
 mod past;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::blame::OwnChange;
+use super::changes::OwnChange;
 use crate::events::{Finding, Harm, Pattern, Signal};
 
 /// What was found, as one would say it on the telephone: who, where, what, how sure, since which change; and what we

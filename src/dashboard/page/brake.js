@@ -101,7 +101,7 @@ class Banner {
     this.line("where", caller ? [...new Set(events.map((event) => event.route).filter(Boolean))].join(", ") || "no single route" : "");
     this.line("since", `${clock(since)}, ${ago(latest.at - since)} ago`);
     this.line("deploy", !caller ? "" : deploy ? `${deploy.version}, ${since - deploy.t < 2 ? "just" : ago(since - deploy.t)} before it began` : "none of this caller is known");
-    this.line("ours", oursText(latest, since));
+    this.line("ours", oursText(latest, first(events, (event) => event.ours)));
     this.line("harm", HARM[harm]);
     const taken = first(events, (event) => event.acknowledged_by);
     this.line("known", [events.some((event) => event.expected) ? "it was announced" : null, taken ? `${taken} has it in hand` : null].filter(Boolean).join(", "));
@@ -132,11 +132,8 @@ class Banner {
   }
 }
 
-function oursText(latest, since) {
-  const own = latest.events.filter((event) => event.kind === "ours" && event.t <= since + 5);
-  const last = own[own.length - 1];
-  if (!last) return `no change of ours since ${when(latest.since)}`;
-  return `no change of ours since ${when(last.t)} (${[last.pin, last.version, last.text].filter(Boolean).join(" ")})`;
+function oursText(latest, last) {
+  return last ? `no change of ours since ${when(last.t)} (${last.what})` : `no change of ours since ${when(latest.since)}`;
 }
 
 /** One banner for each caller that has an open episode. */

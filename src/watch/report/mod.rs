@@ -5,7 +5,7 @@ pub(crate) mod text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::blame::{OwnChange, ours};
+use super::changes::{LATE, OwnChange, ours};
 use super::{Inner, Watch};
 use crate::caller::EXEMPT;
 use crate::events::{Event, Finding, Kind, Signal};
@@ -238,11 +238,6 @@ impl Record {
         };
         let inside =
             |event: &&Arc<Event>| event.t >= from && end.is_none_or(|end| event.t <= end + 1.0);
-        let before: Vec<_> = events
-            .iter()
-            .filter(|event| event.t <= self.first.t)
-            .cloned()
-            .collect();
         let mut refused = 0;
         let mut details = Vec::new();
         if let Some(row) = self.row() {
@@ -270,7 +265,7 @@ impl Record {
                 .filter(inside)
                 .cloned()
                 .collect(),
-            ours: ours(&before),
+            ours: ours(events, self.since() + LATE),
             refused,
             details,
             hurt: self.hurt(core),
