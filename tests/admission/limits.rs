@@ -231,24 +231,70 @@ fn a_total_is_spent_by_what_requests_cost() {
     assert_eq!(names, [200, 200, 429]);
 }
 
-#[test]
-fn trap_5_eviction_is_not_amnesty() {
+/// Room for four rows, and for 44 callers.
+fn crowded() -> Rig {
     let rig = Rig::new(|builder| {
         builder
-            .quota(Quota::per_minute(1).burst(5))
+            .quota(Quota::per_hour(60).burst(5))
             .max_tracked(46)
-            .max_exported(37)
-            .idle_after(std::time::Duration::from_secs(1))
+            .max_exported(40)
     });
-    assert_eq!(rig.burst("spent", 20), 5);
-    // A flood of names fills the table and asks for the places of the others.
-    for round in 0..40 {
-        for name in 0..200 {
-            rig.ask(claimed(&format!("n{name}")));
-        }
-        rig.wait(1_000 * (round % 3));
+    // Two who owe nothing any more when the others come, and two who owe all they have, and weigh less than those.
+    for name in ["light", "lighter"] {
+        assert_eq!(rig.get(name), 200);
     }
-    assert_eq!(rig.burst("spent", 20), 0, "its bucket was not forgotten");
+    rig.wait(120_000);
+    for name in ["spent", "owing"] {
+        assert_eq!(rig.burst(name, 20), 5);
+        assert!(rig.caller(name).exported);
+    }
+    rig
+}
+
+#[test]
+fn trap_5_eviction_is_not_amnesty() {
+    let rig = crowded();
+    // Heavy callers, who are in the table, ask for the four rows.
+    for name in 0..6 {
+        for _ in 0..200 {
+            rig.ask(claimed(&format!("heavy{name}")));
+        }
+    }
+    let table = rig.callers.snapshot();
+    for name in ["light", "lighter"] {
+        assert!(table.caller(name).is_none(), "{name} was to be displaced");
+    }
+    let rows = (0..6).filter(|name| rig.caller(&format!("heavy{name}")).exported);
+    assert_eq!(rows.count(), 2);
+    for name in ["spent", "owing"] {
+        assert_eq!(rig.burst(name, 20), 0, "the bucket of {name} was forgotten");
+    }
+}
+
+#[test]
+fn trap_5_a_full_table_forgets_nobody_who_owes() {
+    let rig = crowded();
+    // They fill the table, and owe as much as they may.
+    let mut known = 2;
+    while rig.callers.snapshot().tracked < 46 {
+        known += 1;
+        rig.burst(&format!("known{known}"), 6);
+    }
+    // Nobody could be told from a stranger but the two who owe nothing.
+    for name in 0..100 {
+        for _ in 0..200 {
+            rig.ask(claimed(&format!("heavy{name}")));
+        }
+    }
+    let table = rig.callers.snapshot();
+    let came_in = (0..100).filter(|name| table.caller(&format!("heavy{name}")).is_some());
+    assert_eq!(came_in.count(), 2);
+    for name in ["spent", "owing"] {
+        assert_eq!(rig.burst(name, 20), 0, "the bucket of {name} was forgotten");
+    }
+    for name in 3..=known {
+        assert_eq!(rig.burst(&format!("known{name}"), 6), 0);
+    }
 }
 
 #[test]
