@@ -42,6 +42,11 @@ impl Runaways {
         let open = self.open.load(Ordering::Relaxed) & signal.bit() != 0;
         (u64::from(count), open)
     }
+
+    /// Whether any has not ended.
+    pub(crate) fn are_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) != 0
+    }
 }
 
 /// A row of the export: the counters of one metric label `caller`.

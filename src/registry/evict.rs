@@ -135,25 +135,29 @@ impl Registry {
         if entry.row().is_some() || entry.is_retired() || !places.may_label(now) {
             return;
         }
-        if places.taken.len() >= places.room {
-            let weight = entry.weight();
-            let lightest = places.taken.iter().filter(|taken| may_leave(taken, now));
-            let lightest = lightest
-                .map(|taken| (taken.weight(), taken))
-                .min_by(|a, b| a.0.total_cmp(&b.0));
-            match lightest {
-                Some((least, taken)) if least < weight => {
-                    let taken = Arc::clone(taken);
-                    self.retire_from(&taken, &mut places);
-                }
-                _ => return,
-            }
+        let full = places.taken.len() >= places.room;
+        if full && !self.displace(&mut places, entry.weight(), now) {
+            return;
         }
         places.take(entry);
         self.give_row(entry, &label);
     }
 
-    /// Gives a caller in a runaway a row, of the reserve if need be. Says whether it has one now.
+    /// The lightest idle caller with a row leaves, if it is lighter than this. Says whether one did.
+    fn displace(&self, places: &mut Places, weight: f64, now: Timestamp) -> bool {
+        let lightest = places.taken.iter().filter(|taken| may_leave(taken, now));
+        let lightest = lightest
+            .map(|taken| (taken.weight(), taken))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((_, taken)) = lightest.filter(|(least, _)| *least < weight) else {
+            return false;
+        };
+        let taken = Arc::clone(taken);
+        self.retire_from(&taken, places)
+    }
+
+    /// Gives a caller in a runaway a row: of the reserve while there is one, then that of the lightest idle caller.
+    /// Says whether it has one now.
     pub(crate) fn promote(&self, entry: &Arc<Entry>, now: Timestamp) -> bool {
         let Some(label) = self.label(entry) else {
             return false;
@@ -162,17 +166,19 @@ impl Registry {
         if entry.row().is_some() {
             return true;
         }
-        let full = places.taken.len() >= places.room + self.limits.reserved;
-        if entry.is_retired() || full {
+        let of_reserve = places.promoted < self.limits.reserved;
+        if entry.is_retired() || !(of_reserve || places.may_label(now)) {
             return false;
         }
-        if places.promoted < self.limits.reserved {
+        let full = places.taken.len() >= places.room + self.limits.reserved;
+        if full && !self.displace(&mut places, f64::INFINITY, now) {
+            return false;
+        }
+        if of_reserve {
             places.promoted += 1;
             places.taken.push(Arc::clone(entry));
-        } else if places.may_label(now) {
-            places.take(entry);
         } else {
-            return false;
+            places.take(entry);
         }
         self.give_row(entry, &label);
         true
@@ -309,7 +315,88 @@ impl Registry {
 }
 
 /// Only an idle caller leaves, and never one that the operator named, nor one with a debt: to be forgotten must not
-/// be an amnesty.
+/// be an amnesty; nor one in a runaway, whose row is what people look at.
 fn may_leave(entry: &Entry, now: Timestamp) -> bool {
-    !entry.on_roster() && !entry.is_retired() && !entry.owes(now) && entry.totals().in_flight() == 0
+    let runs_away = entry.row().is_some_and(|row| row.runaways.are_open());
+    let keeps = entry.on_roster() || entry.is_retired() || runs_away || entry.owes(now);
+    !keeps && entry.totals().in_flight() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::caller::{Provenance, Source};
+    use crate::clock::{ManualClock, Ticker};
+    use crate::events::Signal;
+    use crate::registry::{InferredLabel, Limits, Who};
+    use crate::roster::Roster;
+
+    fn table(clock: &ManualClock) -> Registry {
+        let limits = Limits {
+            tracked: 1_000,
+            exported: 40,
+            reserved: 32,
+            pairs: 100,
+            idle: Duration::MAX,
+            inferred: InferredLabel::Hash,
+            inferred_key: Vec::new(),
+        };
+        let roster = Arc::new(Roster::new(Vec::new()).unwrap());
+        Registry::new(roster, limits, Ticker::Other(Arc::new(clock.clone())))
+    }
+
+    fn entry(table: &Registry, name: &str, now: Timestamp) -> Arc<Entry> {
+        let who = Who {
+            trust: Trust::Verified,
+            name,
+            provenance: Provenance::Verified,
+            source: Source::Header,
+        };
+        table.entry(&who, now).unwrap()
+    }
+
+    #[test]
+    fn the_rows_for_runaways_are_used_again() {
+        let clock = ManualClock::at(Timestamp::from_secs(1_000));
+        let table = table(&clock);
+        let now = table.ticker.now();
+        let names: Vec<_> = (0..60).map(|n| format!("c{n}")).collect();
+        let entries = names.iter().map(|name| entry(&table, name, now));
+        let entries: Vec<_> = entries.collect();
+        assert_eq!(entries.iter().filter(|e| e.row().is_some()).count(), 4);
+        // One that does not end: its row stays, however light it is.
+        let lasting = &entries[4];
+        assert!(table.promote(lasting, now));
+        lasting.row().unwrap().runaways.note(Signal::Rate, true);
+        for (number, entry) in entries.iter().enumerate().skip(5).take(40) {
+            let now = clock.advance(Duration::from_secs(600));
+            assert!(table.promote(entry, now), "runaway {number} had no row");
+            let row = entry.row().unwrap();
+            row.runaways.note(Signal::Rate, true);
+            table.roll(clock.advance(Duration::from_secs(60)));
+            row.runaways.note(Signal::Rate, false);
+            assert!(lock(&table.places).taken.len() <= 36);
+        }
+        assert!(!lasting.is_retired());
+        // None is left where all last, and no label is handed out for nothing.
+        for entry in lock(&table.places).taken.clone() {
+            entry.row().unwrap().runaways.note(Signal::Rate, true);
+        }
+        let labels = lock(&table.places).labels;
+        assert!(!table.promote(&entries[50], table.ticker.now()));
+        assert_eq!(lock(&table.places).labels, labels);
+    }
+
+    #[test]
+    fn labels_for_runaways_are_budgeted() {
+        let clock = ManualClock::at(Timestamp::from_secs(1_000));
+        let table = table(&clock);
+        let now = table.ticker.now();
+        let promoted = (0..200)
+            .map(|n| entry(&table, &format!("c{n}"), now))
+            .filter(|entry| entry.row().is_none() && table.promote(entry, now));
+        assert_eq!(promoted.count(), 32 + REPLACEMENTS as usize);
+    }
 }
