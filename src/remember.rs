@@ -176,7 +176,7 @@ impl Upkeep {
     pub(crate) fn restore(&self, now: Timestamp) {
         let kept = self.keeper.kept().clone();
         for pin in kept.pins {
-            self.restore_pin(pin, now);
+            self.restore_pin(pin);
         }
         for brake in kept.brakes {
             if self.hold(&brake, now) {
@@ -187,7 +187,7 @@ impl Upkeep {
         }
     }
 
-    pub(crate) fn restore_pin(&self, pin: KeptPin, now: Timestamp) {
+    pub(crate) fn restore_pin(&self, pin: KeptPin) {
         let restored = Pin {
             caller: pin.caller.as_deref().map(Into::into),
             pin: change_named(&pin.pin),
@@ -196,7 +196,7 @@ impl Upkeep {
             on: pin.on,
             at: Some(pin.t),
         };
-        self.watch.pin(restored, now);
+        self.watch.restore_pin(restored, pin.t);
     }
 
     /// Sets a brake, unless it is over or makes no sense.

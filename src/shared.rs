@@ -208,7 +208,7 @@ impl Upkeep {
         for pin in &theirs.pins {
             let known = base.pins.iter().chain(&own_pins);
             if !known.into_iter().any(|known| same_pin(known, pin)) {
-                self.restore_pin(pin.clone(), now);
+                self.restore_pin(pin.clone());
             }
         }
         // What had to make room is not told again.

@@ -21,6 +21,7 @@ pub(crate) struct EventLog {
     pub(crate) service: Arc<str>,
     pub(crate) instance: Arc<str>,
     next: AtomicU64,
+    began: Timestamp,
     events: Mutex<VecDeque<Arc<Event>>>,
     queues: Mutex<Vec<Weak<Queue>>>,
     callbacks: Vec<Box<OnEvent>>,
@@ -43,6 +44,7 @@ impl EventLog {
             service: service.into(),
             instance: instance.into(),
             next: AtomicU64::new(now.as_secs()),
+            began: now,
             events: Mutex::default(),
             queues: Mutex::default(),
             callbacks,
@@ -58,6 +60,20 @@ impl EventLog {
 
     /// Says something: to the log, to whoever listens, and to `tracing`.
     pub(crate) fn say(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) -> Arc<Event> {
+        let event = self.note(id, t, kind, body);
+        self.tell(&event);
+        event
+    }
+
+    /// Says something that was perhaps said before: what is older than this log is in it, and no news.
+    pub(crate) fn say_again(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) {
+        let event = self.note(id, t, kind, body);
+        if t > self.began.as_secs_f64() {
+            self.tell(&event);
+        }
+    }
+
+    fn note(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) -> Arc<Event> {
         let event = Arc::new(Event {
             id,
             t,
@@ -66,27 +82,28 @@ impl EventLog {
             instance: Arc::clone(&self.instance),
             body,
         });
-        {
-            let mut events = lock(&self.events);
-            if events.len() >= KEPT {
-                events.pop_front();
-            }
-            events.push_back(Arc::clone(&event));
+        let mut events = lock(&self.events);
+        if events.len() >= KEPT {
+            events.pop_front();
         }
+        events.push_back(Arc::clone(&event));
+        event
+    }
+
+    fn tell(&self, event: &Arc<Event>) {
         lock(&self.queues).retain(|queue| {
             queue.upgrade().is_some_and(|queue| {
-                queue.push(Arc::clone(&event));
+                queue.push(Arc::clone(event));
                 true
             })
         });
         for callback in &self.callbacks {
-            let heard = catch_unwind(AssertUnwindSafe(|| callback(&event)));
+            let heard = catch_unwind(AssertUnwindSafe(|| callback(event)));
             if heard.is_err() && !self.panicked.swap(true, Ordering::Relaxed) {
                 tracing::error!("callerid: a closure that hears events panicked (said once)");
             }
         }
-        trace(&event);
-        event
+        trace(event);
     }
 
     /// What was said, oldest first.

@@ -79,12 +79,25 @@ impl Watch {
     /// Says that a caller has changed something, or that we have. Deploys are evidence.
     pub(crate) fn pin(&self, pin: Pin, now: Timestamp) -> Arc<Event> {
         let t = pin.at.unwrap_or(now.as_secs_f64());
+        self.learn(&pin, t);
+        self.say_pin(Kind::Pin, t, pin)
+    }
+
+    /// Takes a pin that was kept or told by another replica.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn restore_pin(&self, pin: Pin, t: f64) {
+        self.learn(&pin, t);
+        let id = self.log.fresh_id();
+        self.log.say_again(id, t, Kind::Pin, Body::Pin(pin));
+    }
+
+    /// A deploy is evidence.
+    fn learn(&self, pin: &Pin, t: f64) {
         if let (Some(caller), Change::Deploy, Some(version)) = (&pin.caller, pin.pin, &pin.version)
         {
             let at = Timestamp::from_nanos((t.max(0.0) * 1e9) as u64);
             lock(&self.inner).detector.deployed(caller, version, at);
         }
-        self.say_pin(Kind::Pin, t, pin)
     }
 
     /// Says that the service has started.

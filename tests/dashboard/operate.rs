@@ -419,8 +419,16 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
         };
         state.until(so).await;
     }
-    let again = state.table();
+    let (tell, told) = std::sync::mpsc::channel();
+    let again = table(|builder| {
+        let builder = builder.state_file(&state.0).service("prices");
+        builder
+            .instance("a1")
+            .on_event(move |event| _ = tell.send(event.kind))
+    });
     assert_eq!(again.callers.incidents()[0].name, "slow");
+    // What was said before the restart is no news.
+    assert_eq!(told.try_iter().filter(|kind| *kind == Kind::Pin).count(), 0);
     let pins: Vec<_> = again
         .callers
         .events()
