@@ -126,6 +126,18 @@ impl Incident {
     }
 }
 
+/// What is new about when an incident will be over.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Eta {
+    /// Nothing: the estimate stays, if there is one. In JSON, no `eta`.
+    #[default]
+    Unchanged,
+    /// Nobody knows, or not any more. In JSON, `null`.
+    Unknown,
+    /// In Unix seconds. In JSON, a number, or a time of RFC 3339 in UTC.
+    At(f64),
+}
+
 /// A new incident, or what is new about one.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -140,30 +152,30 @@ pub struct Post {
     pub state: Option<State>,
     /// How bad it is.
     pub impact: Option<Impact>,
-    /// When it will be over: Unix seconds, or a time of RFC 3339 in UTC.
-    #[serde(deserialize_with = "time")]
-    pub eta: Option<f64>,
+    /// When it will be over.
+    pub eta: Eta,
     /// What to do meanwhile.
     pub fallback: Option<String>,
 }
 
-/// Unix seconds from a number or from a time of RFC 3339.
-fn time<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Time {
-        Seconds(f64),
-        Text(String),
-    }
-    match Option::<Time>::deserialize(from)? {
-        None => Ok(None),
-        Some(Time::Seconds(seconds)) => Ok(Some(seconds)),
-        Some(Time::Text(text)) => match humantime::parse_rfc3339(&text) {
-            Ok(time) => Ok(Some(Timestamp::from(time).as_secs_f64())),
-            Err(_) => Err(serde::de::Error::custom(
-                "eta: use Unix seconds, or a time such as \"2026-12-01T18:00:00Z\"",
-            )),
-        },
+impl<'de> Deserialize<'de> for Eta {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Time {
+            Seconds(f64),
+            Text(String),
+        }
+        match Option::<Time>::deserialize(from)? {
+            None => Ok(Self::Unknown),
+            Some(Time::Seconds(seconds)) => Ok(Self::At(seconds)),
+            Some(Time::Text(text)) => match humantime::parse_rfc3339(&text) {
+                Ok(time) => Ok(Self::At(Timestamp::from(time).as_secs_f64())),
+                Err(_) => Err(serde::de::Error::custom(
+                    "eta: use Unix seconds, a time such as \"2026-12-01T18:00:00Z\", or null",
+                )),
+            },
+        }
     }
 }
 
@@ -258,7 +270,11 @@ impl Incidents {
 fn add(mut incident: Incident, post: Post, author: &str, now: f64) -> Incident {
     incident.state = post.state.unwrap_or(incident.state);
     incident.impact = post.impact.unwrap_or(incident.impact);
-    incident.eta = post.eta.or(incident.eta);
+    incident.eta = match post.eta {
+        Eta::Unchanged => incident.eta,
+        Eta::Unknown => None,
+        Eta::At(eta) => Some(eta),
+    };
     incident.fallback = post.fallback.or(incident.fallback);
     if let Some(name) = post.name.filter(|name| !name.trim().is_empty()) {
         incident.name = name.trim().to_owned();
@@ -285,10 +301,10 @@ fn check(post: &Post, now: f64) -> Result<(), PostError> {
         }
     }
     match post.eta {
-        Some(eta) if eta.is_nan() || eta <= now => Err(PostError::new(
+        Eta::At(eta) if eta.is_nan() || eta <= now => Err(PostError::new(
             "eta: is in the past; say when it will be over",
         )),
-        Some(eta) if eta > now + FARTHEST => {
+        Eta::At(eta) if eta > now + FARTHEST => {
             Err(PostError::new("eta: is more than thirty days away"))
         }
         _ => Ok(()),
@@ -333,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn an_estimate_stays_until_it_is_changed_or_taken_back() {
+        let mut incidents = Incidents::default();
+        let mut post = |json: &str| {
+            let post = serde_json::from_str(json).unwrap();
+            incidents.post(post, "1", "a", 100.0).unwrap().eta
+        };
+        assert_eq!(post(r#"{"name": "slow", "eta": 200}"#), Some(200.0));
+        assert_eq!(post(r#"{"id": "1", "body": "still"}"#), Some(200.0));
+        assert_eq!(post(r#"{"id": "1", "eta": null}"#), None);
+        assert_eq!(post(r#"{"id": "1", "body": "still"}"#), None);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_and_changes_nothing() {
         let mut incidents = Incidents::default();
         let known = incidents.post(named("one"), "1", "a", 100.0).unwrap();
@@ -345,7 +374,7 @@ mod tests {
         wrong(named("  "), "name: say");
         wrong(named(&"x".repeat(201)), "name: 201 characters");
         let eta = |eta| Post {
-            eta: Some(eta),
+            eta: Eta::At(eta),
             ..named("x")
         };
         wrong(eta(199.0), "eta: is in the past");

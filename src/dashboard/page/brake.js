@@ -359,7 +359,7 @@ export class Incidents {
       fields: [
         ["state", "State", { choices: words(STATES) }],
         ["body", "In words", { kind: "textarea", maxlength: "4000", required: true }],
-        ["eta", "Over in minutes, as far as you know", { type: "number", min: "1", max: "10080" }],
+        ["eta", "Over in minutes; 0 where nobody knows any more", { type: "number", min: "0", max: "10080" }],
       ],
       button: "Publish",
       send: (values) => this.brake.send("v1/do/incident", fields(values, { id: incident.id })),
@@ -372,7 +372,7 @@ function fields(values, more) {
   const sent = { ...more };
   for (const [name, value] of Object.entries(values)) {
     if (name === "eta") {
-      if (value) sent.eta = Math.round(Date.now() / 1000 + Number(value) * 60);
+      if (value) sent.eta = Number(value) ? Math.round(Date.now() / 1000 + Number(value) * 60) : null;
     } else if (value) sent[name] = value;
   }
   return sent;
