@@ -50,6 +50,7 @@ fn a_bad_argument_ends_it_before_it_listens() {
         (&["--listen", "nowhere"], "is not an address"),
         (&["--claimed=yes"], "takes no value"),
         (&["--webhook", "/page"], "is not an address"),
+        (&["--webhook", "https://h/page"], "is not an address"),
     ] {
         let ended = output(demo().args(args));
         let stderr = String::from_utf8_lossy(&ended.stderr);

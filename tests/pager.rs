@@ -158,6 +158,15 @@ fn settings(alertmanager: SocketAddr, webhook: &Pages) -> pager::Settings {
     }
 }
 
+#[test]
+fn a_receiver_that_the_client_cannot_speak_to_is_no_address() {
+    for wrong in ["https://hooks.example/page", "/page", "hooks.example", ""] {
+        let problem = pager::receiver(wrong).unwrap_err();
+        assert!(problem.contains("plain HTTP"), "{problem}");
+    }
+    assert!(pager::receiver("http://127.0.0.1:9093/page").is_ok());
+}
+
 fn world() -> World {
     let mut world = World::new(|builder| builder.ceiling(Ceiling::new(30)));
     world.run(WARM);

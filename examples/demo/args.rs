@@ -72,9 +72,9 @@ impl Args {
                 ("--alertmanager", _) => {
                     let base = value(flag, &inline)?;
                     let alerts = format!("{}/api/v2/alerts", base.trim_end_matches('/'));
-                    parsed.alertmanager = Some(url(flag, alerts)?);
+                    parsed.alertmanager = Some(url(flag, &alerts)?);
                 }
-                ("--webhook", _) => parsed.webhook = Some(url(flag, value(flag, &inline)?)?),
+                ("--webhook", _) => parsed.webhook = Some(url(flag, &value(flag, &inline)?)?),
                 ("--redis", _) => parsed.redis = Some(value(flag, &inline)?),
                 ("--no-traffic", None) => parsed.no_traffic = true,
                 ("--claimed", None) => parsed.claimed = true,
@@ -104,10 +104,6 @@ fn address(value: String) -> Result<String, String> {
     }
 }
 
-fn url(flag: &str, value: String) -> Result<Uri, String> {
-    let uri = value.parse::<Uri>().ok();
-    let is_whole = |uri: &Uri| uri.scheme_str() == Some("http") && uri.authority().is_some();
-    uri.filter(is_whole).ok_or_else(|| {
-        format!("{flag} {value:?} is not an address; use one such as http://127.0.0.1:9093")
-    })
+fn url(flag: &str, value: &str) -> Result<Uri, String> {
+    crate::pager::receiver(value).map_err(|problem| format!("{flag} {problem}"))
 }

@@ -16,7 +16,6 @@ mod pager;
 use std::error::Error;
 
 use axum::Router;
-use axum::http::Uri;
 use axum::routing::get;
 use callerid::{Callers, identify};
 
@@ -33,9 +32,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         match &*arg {
             "--alertmanager" => {
                 let base = value.trim_end_matches('/');
-                settings.alertmanager = Some(Uri::try_from(format!("{base}/api/v2/alerts"))?);
+                settings.alertmanager = Some(pager::receiver(&format!("{base}/api/v2/alerts"))?);
             }
-            "--webhook" => settings.webhook = Some(value.parse()?),
+            "--webhook" => settings.webhook = Some(pager::receiver(&value)?),
             "--listen" => listen = value,
             _ => return Err(format!("unknown argument {arg:?}").into()),
         }

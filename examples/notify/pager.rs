@@ -21,6 +21,15 @@ use tokio_stream::StreamExt;
 /// Pages beyond this many do not begin: nobody reads them.
 const MOST: usize = 256;
 
+/// The address of a receiver. The client speaks plain HTTP: what needs TLS, a proxy on this host adds.
+pub fn receiver(text: &str) -> Result<Uri, String> {
+    let uri = text.parse::<Uri>().ok();
+    let is_plain = |uri: &Uri| uri.scheme_str() == Some("http") && uri.authority().is_some();
+    uri.filter(is_plain).ok_or_else(|| {
+        format!("{text:?} is not an address of plain HTTP; use one such as http://127.0.0.1:9093")
+    })
+}
+
 /// Where pages go, and how long things may take.
 #[derive(Clone, Debug)]
 pub struct Settings {
