@@ -28,7 +28,9 @@ fn it_follows_the_swap_of_a_config_map_and_keeps_the_old_policies_where_a_file_i
     publish(&root, "..v1", "mode = \"shadow\"\n");
     let path = root.join("callerid.toml");
     symlink("..data/callerid.toml", &path).unwrap();
-    let watch = Running::start(Command::new(build("watch")).arg(&path));
+    let organisation = root.join("organisation.toml");
+    fs::write(&organisation, "exempt = [\"/healthz\"]\n").unwrap();
+    let watch = Running::start(Command::new(build("watch")).args([&organisation, &path]));
     let said = watch.line().unwrap();
     assert!(said.ends_with("in mode shadow"), "{said}");
     publish(&root, "..v2", "mode = \"observe\"\n");
@@ -45,6 +47,9 @@ fn it_follows_the_swap_of_a_config_map_and_keeps_the_old_policies_where_a_file_i
         "not used: default.quota: \"lots\" is not a rate; use N/s, N/min or N/h"
     );
     publish(&root, "..v4", "mode = \"off\"\n");
+    assert_eq!(watch.line().unwrap(), "read again; mode off");
+    // The first of the two is followed too, and the last wins.
+    fs::write(&organisation, "mode = \"enforce\"\n").unwrap();
     assert_eq!(watch.line().unwrap(), "read again; mode off");
     watch.signal("KILL");
     fs::remove_dir_all(&root).unwrap();
