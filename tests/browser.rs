@@ -11,6 +11,7 @@ mod driver;
 mod programs;
 
 use callerid::dashboard::{Access, Token};
+use callerid::incidents::{Post, State};
 use callerid::{Callers, identify};
 use driver::{Browser, Driver, until};
 use programs::{Demo, Running, call, demo};
@@ -232,6 +233,12 @@ fn behind_tokens() -> std::net::SocketAddr {
     const ACT: &str = "f83f07be16e270186d35b876916c461995ebc3af5b1798f898c33285a1847dbc";
     let callers = Callers::builder().identify(identify::header("x-client-id"));
     let callers = callers.build().unwrap();
+    let over = Post {
+        name: Some("Prices were slow".to_owned()),
+        state: Some(State::Resolved),
+        ..Post::default()
+    };
+    callers.post_incident(over).unwrap();
     let access = Access::tokens([Token::operator("alice", ACT).unwrap()]);
     let page = callers.dashboard().access(access);
     let app = axum::Router::new().nest_service("/callerid", page);
@@ -264,6 +271,15 @@ fn a_token_is_asked_for_and_kept_nowhere() {
     browser.press(ENTER);
     browser.shows("#callers", "Callers");
     browser.shows("#report-incident", "Tell people");
+    // A link carries no token: what it leads to is shown on the page.
+    browser.click("//nav/a[.='Status']");
+    browser.shows("#dialog", "Prices were slow");
+    browser.shows("#dialog", "over since");
+    assert_no_obstacles(&browser, "the status by a token");
+    browser.press(ESCAPE);
+    browser.click("//nav/a[.='top.txt']");
+    browser.shows("#dialog", "# callers:");
+    browser.press(ESCAPE);
     let kept = browser.run(
         "return [document.cookie, localStorage.length, sessionStorage.length, location.href.includes('act')]",
     );

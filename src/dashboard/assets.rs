@@ -12,13 +12,14 @@ const STYLE: &str = "text/css; charset=utf-8";
 pub(super) const PAGE: &str = include_str!("page/index.html");
 
 /// Files by name.
-const FILES: [(&str, &str, &[u8]); 11] = [
+const FILES: [(&str, &str, &[u8]); 12] = [
     ("style.css", STYLE, include_bytes!("page/style.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
     ("api.js", SCRIPT, include_bytes!("page/api.js")),
     ("dom.js", SCRIPT, include_bytes!("page/dom.js")),
     ("chart.js", SCRIPT, include_bytes!("page/chart.js")),
     ("table.js", SCRIPT, include_bytes!("page/table.js")),
+    ("links.js", SCRIPT, include_bytes!("page/links.js")),
     ("caller.js", SCRIPT, include_bytes!("page/caller.js")),
     ("brake.js", SCRIPT, include_bytes!("page/brake.js")),
     ("uplot.js", SCRIPT, include_bytes!("page/vendor/uplot.js")),

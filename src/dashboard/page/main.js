@@ -5,6 +5,7 @@ import { Refused, get, hasToken, useToken } from "./api.js";
 import { Traffic } from "./chart.js";
 import { Table } from "./table.js";
 import { Caller } from "./caller.js";
+import { showLinksHere } from "./links.js";
 import { Banners, Brake, Incidents, happened } from "./brake.js";
 
 const view = { span: null, log: false, offered: false, zoom: null, caller: null, filter: "", sort: null, up: false, paused: false };
@@ -172,6 +173,7 @@ function askToken(problem) {
   setText(byId("token-said"), problem);
 }
 
+showLinksHere();
 byId("token").addEventListener("submit", (event) => {
   event.preventDefault();
   const field = event.target.elements.token;
