@@ -299,6 +299,13 @@ fn check(post: &Post, now: f64) -> Result<(), PostError> {
             let what = format!("{field}: {length} characters are too many; use {longest} at most");
             return Err(PostError::new(what));
         }
+        // It ends in terminals, mails and chats too.
+        let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+        if text.as_ref().is_some_and(|text| text.contains(control)) {
+            return Err(PostError::new(format!(
+                "{field}: holds a control character"
+            )));
+        }
     }
     match post.eta {
         Eta::At(eta) if eta.is_nan() || eta <= now => Err(PostError::new(
@@ -373,6 +380,7 @@ mod tests {
         wrong(Post::default(), "name: say");
         wrong(named("  "), "name: say");
         wrong(named(&"x".repeat(201)), "name: 201 characters");
+        wrong(named("a\u{1b}[31m"), "name: holds a control character");
         let eta = |eta| Post {
             eta: Eta::At(eta),
             ..named("x")

@@ -19,6 +19,10 @@ use crate::remember::{ChangeError, change_named};
 /// Seconds: what is set at night should not be found again after a week.
 const LONGEST: u64 = 7 * 86_400;
 
+/// Characters of a pin: all of them are kept, and shared.
+const LONGEST_VERSION: usize = 100;
+const LONGEST_TEXT: usize = 400;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hold {
@@ -245,6 +249,17 @@ fn pin(callers: &Callers, new: NewPin) -> Result<Pin, Problem> {
     }
     if new.version.is_none() && new.text.is_none() {
         return Err(Problem::unprocessable("version, text: say at least one"));
+    }
+    for (field, text, longest) in [
+        ("version", &new.version, LONGEST_VERSION),
+        ("text", &new.text, LONGEST_TEXT),
+    ] {
+        let length = text.as_ref().map_or(0, |text| text.chars().count());
+        if length > longest {
+            let detail =
+                format!("{field}: {length} characters are too many; use {longest} at most");
+            return Err(Problem::unprocessable(detail));
+        }
     }
     let now = callers.now().as_secs_f64();
     if new.t.is_some_and(|t| !(t > 0.0 && t <= now + 60.0)) {

@@ -278,6 +278,18 @@ async fn bad_input_gets_a_clear_answer_and_changes_nothing() {
         ("pin", json!({"pin": "deploy"}), 422, "version"),
         (
             "pin",
+            json!({"pin": "deploy", "version": "v".repeat(101)}),
+            422,
+            "version",
+        ),
+        (
+            "pin",
+            json!({"pin": "deploy", "text": "x".repeat(401)}),
+            422,
+            "text",
+        ),
+        (
+            "pin",
             json!({"pin": "deploy", "text": "x", "t": 1e12}),
             422,
             "future",
