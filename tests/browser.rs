@@ -216,6 +216,29 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     assert!(status.contains("expected to be over: 20"), "{status}");
     reader.screenshot("status", true);
     assert_no_obstacles(&reader, "the status");
+    // The other buttons.
+    let banner = |text: &str| {
+        browser.click(&format!(
+            "//article[contains(@class, 'banner')]//button[starts-with(., '{text}')]"
+        ));
+    };
+    let dialog = |title: &str, button: &str| {
+        browser.shows("#dialog h2", title);
+        browser.click(&format!("//dialog//button[. = '{button}']"));
+        browser.shows("#said", "Done, on this replica only");
+        until("the dialog is gone", || {
+            let open = browser.run("return document.querySelector('#dialog').open");
+            (open == false).then_some(())
+        });
+    };
+    banner("Release");
+    banner("Block");
+    dialog("Block checkout", "Block");
+    banner("Release (blocked)");
+    banner("I have it");
+    browser.shows(".banner dl", "local has it in hand");
+    banner("Expected");
+    dialog("this load is expected", "Expect it");
     let kept = std::fs::read_to_string(&state).unwrap();
     assert!(
         kept.contains("Orders are slow") && kept.contains("\"caller\": \"checkout\""),
