@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::IntervalStream;
 
 /// The database that a real service would wait for: so many questions at once, the others wait their turn.
-static CONNECTIONS: Semaphore = Semaphore::const_new(8);
+static CONNECTIONS: Semaphore = Semaphore::const_new(10);
 
 async fn database(ms: u64) {
     let _turn = CONNECTIONS.acquire().await;
@@ -67,7 +67,7 @@ async fn order(Extension(caller): Extension<Caller>, body: Bytes) -> Response {
         Err(detail) => {
             // What was meant is looked for in the whole catalogue: one such order is cheap, and a flood is an outage.
             if detail.code == "missing" {
-                database(80).await;
+                database(65).await;
             }
             let title =
                 "an order is {\"sku\": \"...\", \"quantity\": 1}, with a quantity from 1 to 1000";

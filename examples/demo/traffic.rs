@@ -292,7 +292,7 @@ impl Call {
         let (route, status, ms) = match self {
             Self::Price | Self::SamePrice => ("/v1/prices/{sku}", StatusCode::OK, 60..66),
             Self::Order => ("/v1/orders", StatusCode::CREATED, 6..9),
-            Self::BadOrder => ("/v1/orders", StatusCode::UNPROCESSABLE_ENTITY, 80..90),
+            Self::BadOrder => ("/v1/orders", StatusCode::UNPROCESSABLE_ENTITY, 66..72),
             Self::Slow => ("/v1/slow", StatusCode::OK, 200..800),
             Self::Stream | Self::Abandon => ("/v1/stream", StatusCode::OK, 600..800),
             Self::Fail => ("/v1/fail", StatusCode::INTERNAL_SERVER_ERROR, 1..3),
