@@ -85,9 +85,10 @@ impl Callers {
         self.upkeep.core.admission.mode()
     }
 
-    /// Holds a caller to a quota for a while, whatever policies say, and also where they are in shadow: for an
-    /// incident. It ends by itself, at the next tick after its time; what the caller has spent stays spent. The
-    /// switch still caps it. The name is that of the snapshot, a claimed one included.
+    /// Holds a caller to a quota for a while, over all its routes, also where policies are in shadow or allow the caller:
+    /// for an incident. It never loosens: quotas that are enforced stay in force beside it, and the smaller holds. It ends
+    /// by itself, at the next tick after its time; what the caller has spent stays spent. The switch still caps it. The
+    /// name is that of the snapshot, a claimed one included.
     ///
     /// ```
     /// # use std::time::Duration;

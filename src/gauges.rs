@@ -103,8 +103,7 @@ impl Gauges {
                 continue;
             }
             let quota = core.admission.quota_of(&entry.subject());
-            if let (Some(row), Some(quota)) = (entry.row(), quota) {
-                let scope = core.admission.scope_of(&entry.subject());
+            if let (Some(row), Some((quota, scope))) = (entry.row(), quota) {
                 in_force.insert((row.label.clone(), scope), quota.rate());
             }
         }

@@ -70,6 +70,7 @@ struct Way {
 struct Taken {
     cost: u32,
     of_caller: Option<bool>,
+    of_clamp: Option<bool>,
     of_group: Option<bool>,
     of_brake: Option<bool>,
 }
@@ -98,6 +99,25 @@ impl Way {
         Ok(())
     }
 
+    /// Takes tokens of a bucket. Says whether any were taken, and whether of a limit that is enforced.
+    #[inline]
+    fn spend(
+        &mut self,
+        mode: Mode,
+        limit: (&'static str, Reason),
+        bucket: &Bucket,
+        now: Timestamp,
+    ) -> (Option<bool>, Result<(), Denial>) {
+        let (cost, enforced) = (self.taken.cost, self.enforces(mode));
+        let mut taken = None;
+        let met = self.meet(mode, |_| {
+            take(limit, bucket, cost, now)?;
+            taken = Some(enforced);
+            Ok(())
+        });
+        (taken, met)
+    }
+
     /// The caller's own limits, and what its provenance shares.
     #[inline]
     fn own_limits(
@@ -109,22 +129,14 @@ impl Way {
         if !terms.allow && terms.block.is_some() {
             self.meet(terms.mode, |_| block(terms, ask))?;
         }
-        if (!terms.allow || terms.clamped)
-            && let Some(bucket) = bucket
-        {
-            let mode = if terms.clamped {
-                Mode::Enforce
-            } else {
-                terms.mode
-            };
-            let (cost, enforced) = (self.taken.cost, self.enforces(mode));
-            let mut taken = None;
-            let met = self.meet(mode, |_| {
-                take("quota", bucket, cost, ask.now)?;
-                taken = Some(enforced);
-                Ok(())
-            });
+        if let (false, Some(bucket)) = (terms.allow, bucket) {
+            let (taken, met) = self.spend(terms.mode, ("quota", Reason::Quota), bucket, ask.now);
             self.taken.of_caller = taken;
+            met?;
+        }
+        if let Some(bucket) = terms.clamp() {
+            let (taken, met) = self.spend(Mode::Enforce, ("clamp", Reason::Quota), bucket, ask.now);
+            self.taken.of_clamp = taken;
             met?;
         }
         if terms.allow {
@@ -136,13 +148,7 @@ impl Way {
             })?;
         }
         if let Some((bucket, mode)) = &terms.total {
-            let (cost, enforced) = (self.taken.cost, self.enforces(*mode));
-            let mut taken = None;
-            let met = self.meet(*mode, |_| {
-                take("group", bucket, cost, ask.now)?;
-                taken = Some(enforced);
-                Ok(())
-            });
+            let (taken, met) = self.spend(*mode, ("group", Reason::Quota), bucket, ask.now);
             self.taken.of_group = taken;
             met?;
         }
@@ -163,13 +169,7 @@ impl Way {
 
     /// What a runaway is held to.
     fn brake(&mut self, brake: &Brake, now: Timestamp) -> Result<(), Denial> {
-        let (cost, enforced) = (self.taken.cost, self.enforces(brake.mode));
-        let mut taken = None;
-        let met = self.meet(brake.mode, |_| {
-            take("runaway", &brake.bucket, cost, now).map_err(Denial::of_runaway)?;
-            taken = Some(enforced);
-            Ok(())
-        });
+        let (taken, met) = self.spend(brake.mode, ("runaway", Reason::Runaway), &brake.bucket, now);
         self.taken.of_brake = taken;
         met?;
         match brake.max_in_flight {
@@ -182,14 +182,16 @@ impl Way {
     }
 
     /// Refusals consume nothing; in shadow, what would be refused does not either.
-    fn give_back(&self, buckets: [Option<&Bucket>; 3], wanted: impl Fn(bool) -> bool) {
+    fn give_back(&self, buckets: [Option<&Bucket>; 4], wanted: impl Fn(bool) -> bool) {
         let Taken {
             cost,
             of_caller,
+            of_clamp,
             of_group,
             of_brake,
         } = self.taken;
-        for (taken, bucket) in [of_caller, of_group, of_brake].into_iter().zip(buckets) {
+        let taken = [of_caller, of_clamp, of_group, of_brake];
+        for (taken, bucket) in taken.into_iter().zip(buckets) {
             if let (Some(enforced), Some(bucket)) = (taken, bucket)
                 && wanted(enforced)
             {
@@ -260,7 +262,9 @@ impl Admission {
             (_, met, _) => met,
         };
         if let Err(denial) = met {
-            way.give_back([bucket, terms.total_bucket(), None], |_| true);
+            way.give_back([bucket, terms.clamp(), terms.total_bucket(), None], |_| {
+                true
+            });
             return Verdict::Refuse(denial);
         }
         match self.conclude(way, terms, bucket, ask.now) {
@@ -302,7 +306,7 @@ impl Admission {
         } = waiting;
         // What was taken of the caller's was taken from the fleet.
         if let Err(denial) = way.meet(terms.mode, |_| spent(heard.0, quota)) {
-            way.give_back([None, terms.total_bucket(), None], |_| true);
+            way.give_back([None, terms.clamp(), terms.total_bucket(), None], |_| true);
             return Err(denial);
         }
         self.conclude(way, &terms, None, now)
@@ -327,6 +331,7 @@ impl Admission {
         });
         let buckets = [
             bucket,
+            terms.clamp(),
             terms.total_bucket(),
             brake.map(|brake| &brake.bucket),
         ];
@@ -471,9 +476,14 @@ fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Denial> {
 }
 
 #[inline]
-fn take(name: &'static str, bucket: &Bucket, cost: u32, now: Timestamp) -> Result<(), Denial> {
+fn take(
+    (name, reason): (&'static str, Reason),
+    bucket: &Bucket,
+    cost: u32,
+    now: Timestamp,
+) -> Result<(), Denial> {
     bucket.take(cost, now).map_err(|wait| Denial {
-        reason: Reason::Quota,
+        reason,
         limit: Limit::Quota {
             name,
             quota: bucket.quota,

@@ -1,6 +1,6 @@
 //! What a caller may do, and the one place that says no.
 //!
-//! The order is: block, the caller's quota, what it has in flight, the total of its provenance, the ceiling. The
+//! The order is: block, the caller's quota, its clamp, what it has in flight, the total of its provenance, the ceiling. The
 //! narrowest first, so that a refused runaway never spends what everybody shares. A limit in shadow is looked at in
 //! the same way, and takes from what it guards exactly what it would take if it were enforced; only the answer
 //! differs.
@@ -159,7 +159,7 @@ impl Admission {
         self.publish(Arc::new(policies), clamps, now);
     }
 
-    /// Holds a caller to a quota for a while, whatever policies say.
+    /// Holds a caller to a quota for a while, beside the one that policies give.
     pub(crate) fn clamp(&self, name: &str, quota: Quota, until: Timestamp, now: Timestamp) {
         self.change_clamps(now, |clamps| clamps.set(name, quota, until));
     }
@@ -264,20 +264,11 @@ impl Admission {
         Arc::clone(&self.book.load().policies)
     }
 
-    /// The quota that policies and clamps give a caller, whether or not it had a request.
-    pub(crate) fn quota_of(&self, subject: &Subject<'_>) -> Option<Quota> {
+    /// The quota that policies and clamps give a caller, whether or not it had a request, and over what it is counted.
+    pub(crate) fn quota_of(&self, subject: &Subject<'_>) -> Option<(Quota, Scope)> {
         let book = self.book.load();
-        let written = || book.policies.quota_of(subject);
-        book.clamps.of(subject.name).or_else(written)
-    }
-
-    /// Over what that quota is counted.
-    pub(crate) fn scope_of(&self, subject: &Subject<'_>) -> Scope {
-        let book = self.book.load();
-        match book.clamps.of(subject.name) {
-            Some(_) => Scope::Instance,
-            None => book.policies.scope_of(subject),
-        }
+        book.policies
+            .in_force(subject, book.clamps.of(subject.name))
     }
 
     /// What counts against the ceiling, and the ceiling.

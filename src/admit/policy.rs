@@ -247,9 +247,21 @@ impl Policies {
         self.ceiling.is_some() || tables.chain(callers).any(Policy::limits)
     }
 
-    /// The quota of a caller, where no clamp says another.
-    pub(super) fn scope_of(&self, subject: &Subject<'_>) -> Scope {
-        scope_of(&self.tables(subject), self.scope)
+    /// The quota that is in force for a caller, under its clamp if there is one, and over what it is counted.
+    pub(super) fn in_force(
+        &self,
+        subject: &Subject<'_>,
+        clamp: Option<Quota>,
+    ) -> Option<(Quota, Scope)> {
+        let tables = self.tables(subject);
+        let written = quota_of(tables.iter().map(|table| (table.quota, table.burst)));
+        let mode = tables.iter().find_map(|table| table.mode);
+        let allow = tables.iter().find_map(|table| table.allow);
+        let rules = (mode.unwrap_or_default(), allow.unwrap_or(false));
+        match clamp.filter(|clamp| clamp_binds(*clamp, written, rules)) {
+            Some(clamp) => Some((clamp, Scope::Instance)),
+            None => written.map(|quota| (quota, scope_of(&tables, self.scope))),
+        }
     }
 
     pub(super) fn quota_of(&self, subject: &Subject<'_>) -> Option<Quota> {
@@ -294,6 +306,16 @@ pub(super) fn quota_of(
         }
     }
     None
+}
+
+/// Whether a clamp is what holds a caller: a quota that is enforced stays in force under it, and the smaller holds.
+pub(super) fn clamp_binds(
+    clamp: Quota,
+    written: Option<Quota>,
+    (mode, allow): (Mode, bool),
+) -> bool {
+    let enforced = written.filter(|_| mode == Mode::Enforce && !allow);
+    enforced.is_none_or(|written| clamp.rate() <= written.rate())
 }
 
 /// A block that is in force, with what is left of it.

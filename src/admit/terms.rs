@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bucket::{Account, Bucket};
 #[cfg(feature = "redis")]
 use super::fleet::{Cell, Pool};
-use super::policy::{Block, Mode, Policy, quota_of};
+use super::policy::{Block, Mode, Policy, clamp_binds, quota_of};
 #[cfg(feature = "redis")]
 use super::policy::{Scope, scope_of};
 use super::quota::Quota;
@@ -39,8 +39,8 @@ pub(crate) struct Terms {
     pub(super) total: Option<(Arc<Bucket>, Mode)>,
     /// What the ceiling does, if there is one.
     pub(super) ceiling: Option<Mode>,
-    /// One quota for all routes, enforced and for allowed callers too, while a clamp lasts.
-    pub(super) clamped: bool,
+    /// One quota over all routes beside the written ones, enforced and for allowed callers too, while a clamp lasts.
+    clamp: Account,
 }
 
 /// What policies say of a caller: its tables, the narrowest first, and what it shares.
@@ -49,7 +49,7 @@ pub(super) struct Found<'a> {
     pub(super) tables: &'a [&'a Policy],
     pub(super) total: Option<(Arc<Bucket>, Mode)>,
     pub(super) ceiling: Option<Mode>,
-    /// The quota of a clamp, in place of all others.
+    /// The quota of a clamp, beside all others.
     pub(super) clamp: Option<Quota>,
     /// Where quotas of the scope `fleet` are counted, of whom, and the scope of those that no table says it of.
     #[cfg(feature = "redis")]
@@ -75,7 +75,6 @@ impl Tokens {
         written: Option<Quota>,
         now: Timestamp,
     ) -> Self {
-        let clamp = found.clamp.filter(|_| route.is_empty());
         #[cfg(feature = "redis")]
         {
             let last = || match &self.shared {
@@ -88,22 +87,22 @@ impl Tokens {
                     _ => Arc::new(pool.cell(subject, route, quota, last().as_deref(), now)),
                 };
                 return Self {
-                    account: self.account.under(clamp, now),
+                    account: self.account.under(None, now),
                     shared: Some(cell),
                 };
             }
-            if self.shared.is_some() && self.account.bucket().is_none() {
+            if self.shared.is_some() {
                 let account = last().map(Account::resting).unwrap_or_default();
                 return Self {
-                    account: account.under(clamp.or(written), now),
+                    account: account.under(written, now),
                     shared: None,
                 };
             }
         }
         #[cfg(not(feature = "redis"))]
-        let _ = route;
+        let _ = (found, route);
         Self {
-            account: self.account.under(clamp.or(written), now),
+            account: self.account.under(written, now),
             #[cfg(feature = "redis")]
             shared: None,
         }
@@ -217,7 +216,9 @@ impl Terms {
             weight: tables.iter().find_map(|table| table.weight).unwrap_or(1.0),
             total: found.total,
             ceiling: found.ceiling,
-            clamped: found.clamp.is_some(),
+            clamp: before
+                .map_or(&Account::default(), |before| &before.clamp)
+                .under(found.clamp, now),
         }
     }
 
@@ -257,15 +258,21 @@ impl Terms {
         };
         let (tokens, cost) = match self.routes.iter().find(is) {
             None => (&self.tokens, 1),
-            Some(route) if self.clamped || !route.tokens.has_quota() => (&self.tokens, route.cost),
+            Some(route) if !route.tokens.has_quota() => (&self.tokens, route.cost),
             Some(route) => (&route.tokens, route.cost),
         };
         #[cfg(feature = "redis")]
-        if let (Some(cell), false) = (&tokens.shared, self.clamped) {
+        if let Some(cell) = &tokens.shared {
             return (Measure::Fleet(cell), cost);
         }
         let bucket = tokens.account.bucket();
         (bucket.map_or(Measure::Nothing, Measure::Instance), cost)
+    }
+
+    /// What a clamp lets through.
+    #[inline]
+    pub(super) fn clamp(&self) -> Option<&Bucket> {
+        self.clamp.bucket().map(|bucket| &**bucket)
     }
 
     /// What all callers of this provenance share.
@@ -278,24 +285,41 @@ impl Terms {
     }
 
     pub(super) fn has_debt(&self, now: Timestamp) -> bool {
-        self.tokens.owes(now) || self.routes.iter().any(|route| route.tokens.owes(now))
+        self.tokens.owes(now)
+            || self.clamp.owes(now)
+            || self.routes.iter().any(|route| route.tokens.owes(now))
     }
 
-    /// The caller's quota in force.
-    pub(crate) fn quota(&self) -> Option<Quota> {
+    /// The quota as it is written.
+    fn written(&self) -> Option<Quota> {
         #[cfg(feature = "redis")]
-        if let (Some(cell), false) = (&self.tokens.shared, self.clamped) {
+        if let Some(cell) = &self.tokens.shared {
             return Some(cell.quota);
         }
         self.tokens.account.bucket().map(|bucket| bucket.quota)
     }
 
+    fn clamp_binds(&self, clamp: Quota) -> bool {
+        clamp_binds(clamp, self.written(), (self.mode, self.allow))
+    }
+
+    /// The caller's quota in force.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        let clamp = self.clamp().map(|bucket| bucket.quota);
+        let clamp = clamp.filter(|clamp| self.clamp_binds(*clamp));
+        clamp.or_else(|| self.written())
+    }
+
     /// Whole tokens of that quota that are left.
     #[cfg(feature = "dashboard")]
     pub(crate) fn left(&self, now: Timestamp) -> Option<u64> {
+        let clamp = self.clamp();
+        if let Some(clamp) = clamp.filter(|clamp| self.clamp_binds(clamp.quota)) {
+            return Some(clamp.left(now));
+        }
         // Of what all replicas share, one cannot say.
         #[cfg(feature = "redis")]
-        if let (Some(_), false) = (&self.tokens.shared, self.clamped) {
+        if self.tokens.shared.is_some() {
             return None;
         }
         self.tokens.account.bucket().map(|bucket| bucket.left(now))

@@ -1,9 +1,9 @@
 //! The switch, and clamps: what an operator reaches for in an incident.
 
-use callerid::{Mode, Policy, Quota};
+use callerid::{Mode, Policy, Quota, Reason};
 use http::Request;
 
-use crate::support::{Rig, claimed, from};
+use crate::support::{Rig, claimed, from, header};
 
 #[test]
 fn off_is_a_pass_through() {
@@ -90,4 +90,69 @@ fn a_clamp_holds_where_no_policy_is_written_down_and_for_a_claimed_name() {
         .filter(|_| rig.ask(claimed("claimer")).0 == 200)
         .count();
     assert_eq!(admitted, 50);
+}
+
+/// What the refusal after `admitted` requests of `a` says holds it.
+fn holds(rig: &Rig, admitted: usize) -> String {
+    for _ in 0..admitted {
+        assert_eq!(rig.get("a"), 200);
+    }
+    let refused = rig.send(from("a"));
+    assert_eq!(refused.status(), 429);
+    header(&refused, "ratelimit-policy").unwrap().to_owned()
+}
+
+fn clamp(rig: &Rig, quota: &str) {
+    let minute = std::time::Duration::from_secs(60);
+    rig.callers.clamp("a", quota, minute).unwrap();
+}
+
+#[test]
+fn a_clamp_above_an_enforced_quota_loosens_nothing() {
+    let quota = Quota::per_second(5);
+    let rig = Rig::new(|builder| {
+        builder.default_policy(Policy::new().quota(quota).route_quota("GET /v1/x", quota))
+    });
+    clamp(&rig, "50/s");
+    assert_eq!(holds(&rig, 5), "\"quota\";q=5;w=1");
+    assert_eq!(rig.caller("a").policy.unwrap().quota, Some(5.0));
+    // Nor when it ends.
+    assert!(rig.callers.lift_clamp("a"));
+    assert_eq!(rig.burst("a", 50), 0);
+    rig.wait(1_000);
+    assert_eq!(rig.burst("a", 50), 5);
+}
+
+#[test]
+fn a_clamp_below_an_enforced_quota_holds_and_leaves_it_as_it_was() {
+    let rig = Rig::new(|builder| builder.quota(Quota::per_second(50)));
+    clamp(&rig, "5/s");
+    assert_eq!(holds(&rig, 5), "\"clamp\";q=5;w=1");
+    assert_eq!(rig.caller("a").policy.unwrap().quota, Some(5.0));
+    // Who is set free and clamped again has no new burst.
+    assert!(rig.callers.lift_clamp("a"));
+    clamp(&rig, "5/s");
+    assert_eq!(rig.burst("a", 50), 0);
+    // What the clamp refused took nothing of the quota.
+    assert!(rig.callers.lift_clamp("a"));
+    assert_eq!(rig.burst("a", 99), 45);
+    clamp(&rig, "5/s");
+    rig.wait(59_000);
+    assert_eq!(rig.burst("a", 99), 5);
+    rig.wait(1_000);
+    assert_eq!(rig.burst("a", 99), 50, "it ends by itself");
+}
+
+#[test]
+fn a_clamp_holds_beside_a_quota_in_shadow_which_still_counts() {
+    let policy = Policy::new().quota(Quota::per_second(5)).shadow();
+    let rig = Rig::new(|builder| builder.default_policy(policy));
+    clamp(&rig, "50/s");
+    assert_eq!(holds(&rig, 50), "\"clamp\";q=50;w=1");
+    let counts = rig.counts("a");
+    assert_eq!(counts.would_refuse[Reason::Quota], 45);
+    assert_eq!(counts.refused[Reason::Quota], 1);
+    assert_eq!(rig.caller("a").policy.unwrap().quota, Some(50.0));
+    rig.callers.set_mode(Mode::Shadow);
+    assert_eq!(rig.burst("a", 50), 50, "the switch caps it");
 }
