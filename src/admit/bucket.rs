@@ -175,6 +175,18 @@ impl Bucket {
         taken.map_err(|until| until.wait_time_from(Nanos::new(now.as_nanos())))
     }
 
+    /// How long it takes until `cost` tokens are there, and takes none.
+    #[cfg(feature = "redis")]
+    pub(super) fn look(&self, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        let wanted = self
+            .period()
+            .saturating_mul(u64::from(self.tokens_of(cost)));
+        match (self.debt(now).saturating_add(wanted)).saturating_sub(self.capacity()) {
+            0 => Ok(()),
+            missing => Err(Duration::from_nanos(missing)),
+        }
+    }
+
     /// Puts back what was taken for a request that another limit then refused. The arrival time is at least now
     /// after a request was let in, so what comes back is never more than what it took.
     #[cold]

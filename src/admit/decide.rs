@@ -63,6 +63,8 @@ struct Way {
     permit: Permit,
     would_refuse: Option<Reason>,
     taken: Taken,
+    /// What it was held by in a runaway.
+    brake: Option<Arc<Brake>>,
 }
 
 /// Whether a request has taken tokens, and whether of a limit that is enforced.
@@ -168,9 +170,11 @@ impl Way {
     }
 
     /// What a runaway is held to.
-    fn brake(&mut self, brake: &Brake, now: Timestamp) -> Result<(), Denial> {
-        let (taken, met) = self.spend(brake.mode, ("runaway", Reason::Runaway), &brake.bucket, now);
+    fn brake(&mut self, brake: &Arc<Brake>, now: Timestamp) -> Result<(), Denial> {
+        let limit = ("runaway", Reason::Runaway);
+        let (taken, met) = self.spend(brake.mode, limit, &brake.bucket, now);
         self.taken.of_brake = taken;
+        self.brake = Some(Arc::clone(brake));
         met?;
         match brake.max_in_flight {
             Some(max) if !self.permit.has_place() => self.meet(brake.mode, |permit| {
@@ -182,7 +186,7 @@ impl Way {
     }
 
     /// Refusals consume nothing; in shadow, what would be refused does not either.
-    fn give_back(&self, buckets: [Option<&Bucket>; 4], wanted: impl Fn(bool) -> bool) {
+    fn give_back(&self, terms: &Terms, bucket: Option<&Bucket>, wanted: impl Fn(bool) -> bool) {
         let Taken {
             cost,
             of_caller,
@@ -190,7 +194,9 @@ impl Way {
             of_group,
             of_brake,
         } = self.taken;
+        let brake = self.brake.as_deref().map(|brake| &brake.bucket);
         let taken = [of_caller, of_clamp, of_group, of_brake];
+        let buckets = [bucket, terms.clamp(), terms.total_bucket(), brake];
         for (taken, bucket) in taken.into_iter().zip(buckets) {
             if let (Some(enforced), Some(bucket)) = (taken, bucket)
                 && wanted(enforced)
@@ -198,6 +204,35 @@ impl Way {
                 bucket.give_back(cost);
             }
         }
+    }
+
+    /// What is held, and what is given back.
+    #[inline]
+    fn end(
+        mut self,
+        met: Result<(), Denial>,
+        terms: &Terms,
+        bucket: Option<&Bucket>,
+    ) -> Result<Admitted, Denial> {
+        if let Err(denial) = met {
+            self.give_back(terms, bucket, |_| true);
+            return Err(denial);
+        }
+        if self.would_refuse.is_some() {
+            self.give_back(terms, bucket, |enforced| !enforced);
+            if !self.enforces(terms.mode) {
+                self.permit.leave_place();
+            }
+            if terms.ceiling.is_some_and(|mode| !self.enforces(mode)) {
+                self.permit.leave_ceiling();
+            }
+        }
+        let Self {
+            permit,
+            would_refuse,
+            ..
+        } = self;
+        Ok((permit.holds_any().then_some(permit), would_refuse))
     }
 }
 
@@ -241,11 +276,15 @@ impl Admission {
             permit: Permit::new(Arc::clone(seat)),
             would_refuse: None,
             taken: Taken::default(),
+            brake: None,
         };
         let (measure, cost) = terms.measure(ask.method, ask.template);
         let bucket = measure.bucket().map(|bucket| &**bucket);
         way.taken.cost = ask.cost.unwrap_or(cost);
         let met = way.own_limits(terms, bucket, ask);
+        #[cfg(feature = "redis")]
+        let met = met.and_then(|()| self.known_of_fleet(&mut way, terms, measure, ask.now));
+        let met = met.and_then(|()| self.shared_limits(&mut way, terms, ask.now));
         #[cfg(feature = "redis")]
         let met = match (&self.fleet, met, way.must_ask(terms, measure)) {
             (Some(pool), Ok(()), Some(cell)) => match pool.ask(cell, way.taken.cost, ask.now) {
@@ -261,18 +300,31 @@ impl Admission {
             },
             (_, met, _) => met,
         };
-        if let Err(denial) = met {
-            way.give_back([bucket, terms.clamp(), terms.total_bucket(), None], |_| {
-                true
-            });
-            return Verdict::Refuse(denial);
-        }
-        match self.conclude(way, terms, bucket, ask.now) {
+        match way.end(met, terms, bucket) {
             Ok((permit, would_refuse)) => Verdict::Admit {
                 permit,
                 would_refuse,
             },
             Err(denial) => Verdict::Refuse(denial),
+        }
+    }
+
+    /// What is refused by the quota that all replicas share, as far as this one knows. It comes before what everybody
+    /// shares here; what has to be asked, and would be spent for nothing, after all the rest.
+    #[cfg(feature = "redis")]
+    fn known_of_fleet(
+        &self,
+        way: &mut Way,
+        terms: &Terms,
+        measure: Measure<'_>,
+        now: Timestamp,
+    ) -> Result<(), Denial> {
+        match (&self.fleet, way.must_ask(terms, measure)) {
+            (Some(pool), Some(cell)) => {
+                let known = pool.look(cell, way.taken.cost, now);
+                way.meet(terms.mode, |_| spent(known, cell.quota))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -292,12 +344,7 @@ impl Admission {
 
     /// Goes on with a request that has waited.
     #[cfg(feature = "redis")]
-    pub(crate) fn resume(
-        &self,
-        waiting: Waiting,
-        heard: Heard,
-        now: Timestamp,
-    ) -> Result<Admitted, Denial> {
+    pub(crate) fn resume(&self, waiting: Waiting, heard: Heard) -> Result<Admitted, Denial> {
         let Waiting {
             terms,
             mut way,
@@ -305,52 +352,21 @@ impl Admission {
             ..
         } = waiting;
         // What was taken of the caller's was taken from the fleet.
-        if let Err(denial) = way.meet(terms.mode, |_| spent(heard.0, quota)) {
-            way.give_back([None, terms.clamp(), terms.total_bucket(), None], |_| true);
-            return Err(denial);
-        }
-        self.conclude(way, &terms, None, now)
+        let met = way.meet(terms.mode, |_| spent(heard.0, quota));
+        way.end(met, &terms, None)
     }
 
-    /// The limits that everybody shares, and the end of the way.
+    /// The limits that everybody shares, and the brake, which is there for their sake.
     #[inline]
-    fn conclude(
-        &self,
-        mut way: Way,
-        terms: &Terms,
-        bucket: Option<&Bucket>,
-        now: Timestamp,
-    ) -> Result<Admitted, Denial> {
-        let may_brake = !terms.allow && self.brakes.load(Ordering::Acquire) > 0;
-        let brake = may_brake.then(|| way.permit.seat().brake.load());
-        let brake = brake.as_ref().and_then(|brake| brake.as_deref());
-        let met = brake.map_or(Ok(()), |brake| way.brake(brake, now));
-        let met = met.and_then(|()| match terms.ceiling {
+    fn shared_limits(&self, way: &mut Way, terms: &Terms, now: Timestamp) -> Result<(), Denial> {
+        if !terms.allow && self.brakes.load(Ordering::Acquire) > 0 {
+            let brake = way.permit.seat().brake.load_full();
+            brake.map_or(Ok(()), |brake| way.brake(&brake, now))?;
+        }
+        match terms.ceiling {
             Some(mode) => way.meet(mode, |permit| self.enter(permit, terms.allow, now)),
             None => Ok(()),
-        });
-        let buckets = [
-            bucket,
-            terms.clamp(),
-            terms.total_bucket(),
-            brake.map(|brake| &brake.bucket),
-        ];
-        if let Err(denial) = met {
-            way.give_back(buckets, |_| true);
-            return Err(denial);
         }
-        if way.would_refuse.is_some() {
-            way.give_back(buckets, |enforced| !enforced);
-            if !way.enforces(terms.mode) {
-                way.permit.leave_place();
-            }
-        }
-        let Way {
-            permit,
-            would_refuse,
-            ..
-        } = way;
-        Ok((permit.holds_any().then_some(permit), would_refuse))
     }
 
     fn enter(&self, permit: &mut Permit, always: bool, now: Timestamp) -> Result<(), Denial> {

@@ -119,7 +119,8 @@ impl Permit {
         self.leave_ceiling();
     }
 
-    fn leave_ceiling(&mut self) {
+    /// Gives the place in the ceiling back.
+    pub(super) fn leave_ceiling(&mut self) {
         if std::mem::take(&mut self.ceiling) {
             self.seat.room.leave(&self.seat);
         }

@@ -1,7 +1,8 @@
 //! What a caller may do, and the one place that says no.
 //!
-//! The order is: block, the caller's quota, its clamp, what it has in flight, the total of its provenance, the ceiling. The
-//! narrowest first, so that a refused runaway never spends what everybody shares. A limit in shadow is looked at in
+//! The order is: block, the caller's quota, its clamp, what it has in flight, the total of its provenance, the brake on a
+//! runaway, the ceiling. The narrowest first, so that a refused runaway never spends what everybody shares; but what the
+//! fleet has to be asked, and would be spent for nothing, comes last. A limit in shadow is looked at in
 //! the same way, and takes from what it guards exactly what it would take if it were enforced; only the answer
 //! differs.
 

@@ -60,7 +60,7 @@ impl Ticket {
             form,
         } = waiting;
         let now = core.ticker.now();
-        Poll::Ready(match core.admission.resume(asked, heard, now) {
+        Poll::Ready(match core.admission.resume(asked, heard) {
             Ok((permit, would_refuse)) => {
                 self.admitted(permit, would_refuse);
                 None

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use callerid::{Callers, Fleet, FleetMode, Quota, Scope, identify};
+use callerid::{Callers, Ceiling, Fleet, FleetMode, Quota, Reason, Scope, identify};
 use http::Request;
 use tower::{Layer, Service, service_fn};
 
@@ -214,15 +214,20 @@ fn local_replicas_have_their_share_by_their_number() {
     assert!(redis.buckets().is_empty(), "nobody asks");
 }
 
+type Response = http::Response<callerid::middleware::ResponseBody<String>>;
+
 /// The layer without a runtime: nothing of ours needs the user's to be tokio.
-fn status_without_a_runtime(callers: &Callers, name: &str) -> u16 {
+fn answer_without_a_runtime(callers: &Callers, name: &str) -> Response {
     let answer = service_fn(async |_: Request<()>| {
-        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+        Ok::<_, std::convert::Infallible>(http::Response::new("x".to_owned()))
     });
     let request = Request::builder().header("x-client-id", name).body(());
     let mut service = callers.layer().layer(answer);
-    let response = block_on(service.call(request.unwrap()));
-    response.unwrap().status().as_u16()
+    block_on(service.call(request.unwrap())).unwrap()
+}
+
+fn status_without_a_runtime(callers: &Callers, name: &str) -> u16 {
+    answer_without_a_runtime(callers, name).status().as_u16()
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -265,4 +270,51 @@ fn no_runtime_is_needed_and_the_end_is_clean() {
     drop(callers);
     // The thread has ended, and has said goodbye.
     assert_eq!(redis.say(&["ZCARD", "callerid:plain:replicas"]), ["0"]);
+}
+
+#[test]
+fn what_the_ceiling_refuses_takes_nothing_of_the_fleets_quota() {
+    for mode in [FleetMode::Strict, FleetMode::Leased, FleetMode::Local] {
+        let redis = Redis::start();
+        let callers = Callers::builder()
+            .identify(identify::header("x-client-id").verified())
+            .quota(Quota::per_hour(1).burst(20))
+            .scope(Scope::Fleet)
+            .ceiling(Ceiling::new(1).hard_max(1))
+            .fleet(
+                Fleet::new("plain")
+                    .redis(redis.url())
+                    .mode(mode)
+                    .replicas(1),
+            )
+            .build()
+            .unwrap();
+        let unread = answer_without_a_runtime(&callers, "b");
+        assert_eq!(unread.status(), 200);
+        let buckets = redis.buckets();
+        for _ in 0..30 {
+            assert_ne!(status_without_a_runtime(&callers, "a"), 200);
+        }
+        let snapshot = callers.snapshot();
+        let a = snapshot.callers.iter().find(|of| &*of.name == "a");
+        assert_eq!(a.unwrap().counts.refused[Reason::Ceiling], 30, "{mode:?}");
+        assert_eq!(redis.buckets(), buckets, "nobody was asked about it");
+        drop(unread);
+        let admitted = || (0..30).filter(|_| status_without_a_runtime(&callers, "a") == 200);
+        if mode != FleetMode::Leased {
+            assert_eq!(admitted().count(), 20, "{mode:?}");
+        }
+        // Who has spent the fleet's quota is told so, and leaves the ceiling to others.
+        let _ = admitted().count();
+        let unread = answer_without_a_runtime(&callers, "c");
+        assert_eq!(unread.status(), 200);
+        let before = |callers: &Callers| {
+            let snapshot = callers.snapshot();
+            let a = snapshot.callers.iter().find(|of| &*of.name == "a");
+            a.unwrap().counts.refused[Reason::Fleet]
+        };
+        let known = before(&callers);
+        assert_ne!(status_without_a_runtime(&callers, "a"), 200);
+        assert_eq!(before(&callers), known + 1, "{mode:?}");
+    }
 }

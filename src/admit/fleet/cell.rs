@@ -118,6 +118,16 @@ impl Cell {
         self.share_of(replicas, now).take(cost, now)
     }
 
+    /// Whether they are there.
+    pub(super) fn look_at_share(
+        &self,
+        cost: u32,
+        replicas: u32,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
+        self.share_of(replicas, now).look(cost, now)
+    }
+
     /// The share, for the number of replicas that there are now.
     fn share_of(&self, replicas: u32, now: Timestamp) -> Arc<Bucket> {
         let share = self.share.load_full();

@@ -188,6 +188,22 @@ impl Pool {
         }
     }
 
+    /// What this replica knows to be refused. It takes nothing, and asks nobody.
+    pub(super) fn look(&self, cell: &Cell, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        let cost = cost.clamp(1, cell.quota.max_burst());
+        let share = || cell.look_at_share(cost, self.link.replicas(), now);
+        let asks = self.mode != FleetMode::Local && self.link.is_up();
+        let in_hand = || self.mode == FleetMode::Leased && cell.left(now) >= cost;
+        match (cell.denied(now), self.on_failure) {
+            (Known::Denied(wait), _) if asks && !in_hand() => Err(wait),
+            _ if asks || in_hand() => Ok(()),
+            (_, OnFailure::LocalShare) => share(),
+            _ if self.mode == FleetMode::Local => share(),
+            (_, OnFailure::Open) => Ok(()),
+            (_, OnFailure::Closed) => Err(Duration::ZERO),
+        }
+    }
+
     fn wait(&self, cell: &Arc<Cell>, cost: u32, now: Timestamp) -> Asked {
         let (answer, receiver) = oneshot::channel();
         let ask = Ask {
