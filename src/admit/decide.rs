@@ -12,8 +12,11 @@ use http::StatusCode;
 use super::brake::Brake;
 use super::bucket::Bucket;
 #[cfg(feature = "redis")]
+use super::denial::spent;
+use super::denial::{Denial, block, take};
+#[cfg(feature = "redis")]
 use super::fleet;
-use super::policy::{Mode, Subject, blocked};
+use super::policy::{Mode, Subject};
 #[cfg(feature = "redis")]
 use super::quota::Quota;
 use super::refusal::Limit;
@@ -236,18 +239,6 @@ impl Way {
     }
 }
 
-/// A request that is over a limit.
-#[derive(Debug)]
-pub(crate) struct Denial {
-    pub(crate) reason: Reason,
-    pub(super) limit: Limit,
-    /// Whole tokens that are left.
-    pub(super) left: u64,
-    pub(super) status: StatusCode,
-    /// How long until it could be let in; `None` where waiting does not help.
-    pub(super) wait: Option<Duration>,
-}
-
 /// A request at the door.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
@@ -443,70 +434,4 @@ impl Admission {
         seat.weight.set(terms.weight);
         seat.terms.store(Some(Arc::new(terms)));
     }
-}
-
-impl Denial {
-    fn of_runaway(self) -> Self {
-        Self {
-            reason: Reason::Runaway,
-            ..self
-        }
-    }
-
-    fn in_flight(max: u32) -> Self {
-        Self {
-            reason: Reason::InFlight,
-            limit: Limit::InFlight(max),
-            left: 0,
-            status: StatusCode::TOO_MANY_REQUESTS,
-            wait: Some(Duration::ZERO),
-        }
-    }
-}
-
-fn block(terms: &Terms, ask: &Ask<'_>) -> Result<(), Denial> {
-    match blocked(terms.block, ask.now) {
-        None => Ok(()),
-        Some(left) => Err(Denial {
-            reason: Reason::Blocked,
-            limit: Limit::Block,
-            left: 0,
-            status: left.map_or(StatusCode::FORBIDDEN, |_| StatusCode::TOO_MANY_REQUESTS),
-            wait: left,
-        }),
-    }
-}
-
-#[cfg(feature = "redis")]
-fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Denial> {
-    known.map_err(|wait| Denial {
-        reason: Reason::Fleet,
-        limit: Limit::Quota {
-            name: "fleet",
-            quota,
-        },
-        left: 0,
-        status: StatusCode::TOO_MANY_REQUESTS,
-        wait: Some(wait),
-    })
-}
-
-#[inline]
-fn take(
-    (name, reason): (&'static str, Reason),
-    bucket: &Bucket,
-    cost: u32,
-    now: Timestamp,
-) -> Result<(), Denial> {
-    bucket.take(cost, now).map_err(|wait| Denial {
-        reason,
-        limit: Limit::Quota {
-            name,
-            quota: bucket.quota,
-        },
-        // Who is refused one token has none.
-        left: if cost > 1 { bucket.left(now) } else { 0 },
-        status: StatusCode::TOO_MANY_REQUESTS,
-        wait: Some(wait),
-    })
 }

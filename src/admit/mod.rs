@@ -13,6 +13,7 @@ mod ceiling;
 mod check;
 mod clamp;
 mod decide;
+mod denial;
 mod fair;
 #[cfg(feature = "redis")]
 pub(crate) mod fleet;
@@ -35,9 +36,10 @@ use arc_swap::ArcSwap;
 
 pub use self::ceiling::Ceiling;
 use self::clamp::Clamps;
-pub(crate) use self::decide::{Ask, Denial, Verdict};
+pub(crate) use self::decide::{Ask, Verdict};
 #[cfg(feature = "redis")]
 pub(crate) use self::decide::{Heard, Waiting};
+pub(crate) use self::denial::Denial;
 pub(crate) use self::in_flight::Permit;
 pub use self::mode::{Mode, ModeError};
 pub(crate) use self::policy::{OnRunaway, Policies};
