@@ -6,6 +6,12 @@ use super::math::{median, ratio};
 use super::{FIRST, WARM, errors};
 use crate::outcome::Class;
 
+/// Below this part of its usual rate a caller is silent.
+const SILENT: f32 = 0.05;
+
+/// Below this part of their usual rates callers are fewer by the hour, as at night.
+const EBB: f32 = 0.6;
+
 /// A condition of the whole service, said at its onset and at its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Condition {
@@ -35,11 +41,16 @@ impl Detector {
             .filter(|s| !s.is_free() && s.rate.age() >= 6 && s.rate.mean() >= 0.25)
             .map(|s| s.rate.now() / s.rate.mean());
         self.scratch.extend(ratios);
-        self.world.common = if self.scratch.len() >= 4 {
-            median(&mut self.scratch).unwrap_or(1.0).clamp(1.0, 20.0)
-        } else {
-            1.0
-        };
+        let few = self.scratch.len() < 4;
+        let all = median(&mut self.scratch).filter(|_| !few);
+        self.world.common = all.unwrap_or(1.0).clamp(1.0, 20.0);
+        // Who has fallen silent may have been renamed, and says nothing about the others.
+        let active = self.scratch.len();
+        self.scratch.retain(|ratio| *ratio >= SILENT);
+        let few = self.scratch.len() < 4;
+        let rest = median(&mut self.scratch).filter(|_| !few);
+        self.ebb = rest.filter(|rest| *rest < EBB).unwrap_or(1.0);
+        self.active = active;
     }
 
     pub(super) fn judge_service(&mut self, out: &mut Vec<Event>) {
@@ -75,7 +86,7 @@ impl Detector {
         }
         let total = self.service.recent_all();
         let looks = self.clock >= WARM
-            && self.scratch.len() >= 8
+            && self.active >= 8
             && self.degraded.id.is_none()
             && self.world.common >= if self.crowd.id.is_some() { 1.3 } else { 1.6 }
             && total >= 1.3 * self.world.total;

@@ -19,6 +19,8 @@ use crate::outcome::Class;
 const GRACE: f64 = 90.0;
 /// and after a slow spell of the service for so many.
 pub(super) const SLOW_GRACE: u8 = 60;
+/// A service that has been slow for so many seconds is as it is now.
+const SLOW_FOR_GOOD: f64 = 600.0;
 /// A pause is at least so many seconds, and more where requests are few.
 const PAUSE: f64 = 20.0;
 /// Windows after which remembered bursts are lowered by a step of 6 %: half in three days.
@@ -54,6 +56,12 @@ pub struct Detector {
     pub(super) crowd: Condition,
     pub(super) next_id: u64,
     pub(super) scratch: Vec<f32>,
+    /// Callers whose past and present are compared to find what is common.
+    pub(super) active: usize,
+    /// By how much everybody sends less than usual; at most 1, and meaningless before the first second.
+    pub(super) ebb: f32,
+    /// Since when the service has been slow without anybody to blame.
+    pub(super) slow_since: Option<f64>,
     pub(super) unclaimed: Unclaimed,
 }
 
@@ -79,6 +87,7 @@ impl Detector {
             .map(|c| c.started)
             .fold(0, u32::saturating_add);
         let dt = self.advance(tick.now, started > 0);
+        self.world.tick = dt as f32;
         self.service.fade(dt as f32);
         let mut young = 0.0;
         let mut new_names = 0.0;
@@ -89,6 +98,7 @@ impl Detector {
         }
         let busy = tick.callers.iter().map(Observed::held).sum();
         self.service.hold(busy, dt as f32);
+        self.forgive();
         smooth(&mut self.new_names, new_names, dt as f32, 8.0);
         smooth(&mut self.usual_new_names, new_names, dt as f32, 1800.0);
         for seen in tick.callers {
@@ -135,9 +145,22 @@ impl Detector {
             self.silent = silent;
         }
         self.clock += dt;
+        dt
+    }
+
+    /// Raises references for what comes at once after a pause or a slow spell.
+    fn forgive(&mut self) {
         // What waited for a slow service comes at once when it recovers.
-        if self.service.slowdown(&Pace::default()) >= SLOW_SERVICE {
+        let slow = self.service.slowdown(&Pace::default()) >= SLOW_SERVICE;
+        if slow {
             self.slow_until = self.clock + f64::from(SLOW_GRACE);
+            let since = *self.slow_since.get_or_insert(self.clock);
+            if self.clock - since >= SLOW_FOR_GOOD && self.episodes.is_empty() {
+                self.service.forget_pace();
+                self.slow_since = None;
+            }
+        } else {
+            self.slow_since = None;
         }
         self.world.grace = if self.clock < self.grace_until {
             3.0
@@ -146,7 +169,6 @@ impl Detector {
         } else {
             1.0
         };
-        dt
     }
 
     /// The state of a caller, brought up to date but for the present tick; `None` past any sensible size.
@@ -229,6 +251,7 @@ impl Detector {
         }
         let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
         self.young.roll(open);
+        self.world.age = (self.clock / f64::from(WINDOW)) as u16;
         self.world.total = total;
         self.world.concurrency = concurrency;
         self.world.errors = errors;

@@ -14,8 +14,10 @@ const SHARPENS: f64 = 12.0;
 const PAUSE: f64 = 2.5;
 /// A burst of good requests that is over after so many seconds may come again.
 const HARMLESS: f64 = 60.0;
-/// What lasts this long is the rule.
+/// What lasts this long is the rule,
 const LONGEST: f64 = 3600.0;
+/// and what has lasted this long and falls a little is too.
+const LONG: f64 = 900.0;
 
 /// The place of an episode that no one caller is behind.
 pub(super) const NOBODY: CallerId = CallerId {
@@ -87,6 +89,11 @@ impl Episode {
     /// Makes it last as long as an episode may.
     pub(super) fn expire(&mut self) {
         self.opened = f64::NEG_INFINITY;
+    }
+
+    /// Whether it has lasted long enough not to be news again after a lull.
+    pub(super) fn lasted(&self, now: f64) -> bool {
+        now - CALM - self.opened >= LONG
     }
 
     pub(super) fn course(&mut self, now: f64, is_over: bool) -> Course {
@@ -188,7 +195,8 @@ mod tests {
         assert_eq!(episode.course(120.0, false), Course::GoesOn);
         assert_eq!(episode.course(125.0, true), Course::GoesOn);
         assert_eq!(episode.course(155.0, true), Course::Over);
-        assert!(episode.was_a_harmless_burst(155.0));
+        assert!(episode.was_a_harmless_burst(155.0) && !episode.lasted(155.0));
+        assert!(episode.lasted(100.0 + LONG + CALM));
         assert_eq!(
             episode.course(100.0 + LONGEST + 1.0, false),
             Course::Accepted

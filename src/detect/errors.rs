@@ -22,6 +22,8 @@ pub(super) const MEMORY: f32 = 1800.0;
 const CLUSTER: f32 = 1.5;
 const LEAST_SHARE: f32 = 0.03;
 const THRESHOLD: f32 = 17.0;
+/// No burst of errors lasts for so many seconds.
+const LASTS: f32 = 40.0;
 /// Own requests that make a past.
 const ENOUGH: f32 = 30.0;
 
@@ -190,12 +192,12 @@ impl Errors {
         let observed = ratio(self.recent(class), all);
         let least = (0.012 * world.total).max(0.3 * world.errors);
         let age = f32::from(self.age[i]);
-        // Failures of the service need a control group, and time for it to show; one batch of bad input
-        // is soon over.
+        // Failures of the service need a control group, and time for it to show, which is as long as answers
+        // take (Little's law); one batch of bad input is soon over.
         let ripe = if class.fault() == Fault::Service {
             6.0
         } else {
-            1.0
+            ratio(world.concurrency, world.total).clamp(1.0, 6.0)
         };
         let peak = self.peak[i].rate();
         // Where bursts of several errors are known, the next may well be larger by a few.
@@ -204,7 +206,9 @@ impl Errors {
         } else {
             0.0
         };
-        let unheard_of = self.recent(class) > 1.5 * peak + margin;
+        // A burst of good requests with their usual errors is as high, and soon over.
+        let lasts = age >= LASTS && *evidence >= 2.0 * THRESHOLD;
+        let unheard_of = lasts || self.recent(class) > 1.5 * peak + margin;
         if age < ripe
             || !unheard_of
             || self.recent(class) - baseline * all < least

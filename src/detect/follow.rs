@@ -54,7 +54,7 @@ impl Detector {
                 s.alarms &= !episode.signal.bit();
                 let accepted = course == Course::Accepted;
                 match episode.signal {
-                    Signal::Rate if accepted => {
+                    Signal::Rate if accepted || (episode.lasted(now) && s.rate.is_raised()) => {
                         s.rate.accept();
                         s.shares.accept(s.errors.learned());
                     }

@@ -18,7 +18,7 @@ const AGE: u16 = 6;
 const LEAST: f32 = 0.5;
 
 impl Rate {
-    /// Requests per second that the caller has lost, given by how much everybody's have risen.
+    /// Requests per second that the caller has lost, given by how much everybody's have changed.
     fn lost(&self, common: f32) -> f32 {
         let usual = self.mean() * common;
         if self.age() < AGE || usual < LEAST {
@@ -45,7 +45,7 @@ impl Detector {
             .iter()
             .enumerate()
             .filter(|(i, c)| *i != slot && !c.is_free())
-            .map(|(_, c)| c.rate.lost(self.world.common))
+            .map(|(_, c)| c.rate.lost(self.world.common * self.ebb))
             .sum();
         let mut observed = rise.observed;
         if let Some(heir) = self.callers.get(slot).filter(|_| rise.age >= YOUNG) {
@@ -56,7 +56,7 @@ impl Detector {
 
     /// Lets a caller inherit the past of those whose traffic it has taken over.
     pub(super) fn inherit(&mut self, slot: usize) {
-        let common = self.world.common;
+        let common = self.world.common * self.ebb;
         let Some(heir) = self.callers.get(slot) else {
             return;
         };

@@ -26,6 +26,8 @@ const SLOW_SHARE: f32 = 0.4;
 const LEAST_SLOW: f32 = 3e-4;
 /// Seconds before anybody is named: where the service itself becomes slow, the others' answers show it by then.
 const RIPE: f32 = 5.0;
+/// That nobody else's requests are slow, in nats.
+const LONE: f32 = 2.5;
 /// The most that one tick is worth, in nats.
 const MOST_PER_TICK: f32 = 6.0;
 /// At least so many times what the whole service usually holds in flight must have been held in excess for a second.
@@ -116,8 +118,11 @@ impl Hold {
             }
         }
         self.window += busy;
+        // What is told of a log came in the tick alone, however long it was quiet before.
+        let tick = world.tick.min(dt);
         for (level, tau) in self.level.iter_mut().zip(SCALES) {
-            smooth(level, busy, dt, tau);
+            smooth(level, 0.0, dt - tick, tau);
+            smooth(level, busy, tick, tau);
         }
         for (burst, level) in self.burst.iter_mut().zip(self.level) {
             *burst = Height::of(level).max(*burst);
@@ -138,6 +143,11 @@ impl Hold {
     /// Whether there is evidence on the request clock: else fast requests change nothing.
     pub(super) fn suspects(&self) -> bool {
         self.slow > 0.0
+    }
+
+    /// Slow requests of this excursion.
+    pub(super) fn slow_lately(&self) -> f32 {
+        f32::from(self.slow_now)
     }
 
     /// Slow requests of the past half hour.
@@ -214,11 +224,22 @@ impl Hold {
         self.peak.iter_mut().for_each(Height::lower);
     }
 
-    /// The holding, if there is evidence enough.
-    pub(super) fn holding(&self, world: &World, growth: f32, prior: f32) -> Option<Alarm> {
-        let many = if prior > 0.0 { 2 } else { 3 };
-        if self.evidence.max(self.slow) + prior < THRESHOLD
-            || self.elapsed < RIPE
+    /// The holding, if there is evidence enough. `prior` is evidence in nats from elsewhere; `lone`, that in a log
+    /// nobody else's requests have been slow.
+    pub(super) fn holding(
+        &self,
+        world: &World,
+        growth: f32,
+        prior: f32,
+        lone: bool,
+    ) -> Option<Alarm> {
+        let many = if prior > 0.0 || lone { 2 } else { 3 };
+        // What ends in a log began before it was known.
+        let age = self.elapsed + self.coarse * MOST_PER_TICK / FACTOR.ln();
+        let slow = self.slow + if lone { LONE } else { 0.0 };
+        let ripe = self.elapsed >= RIPE;
+        let enough = |evidence: f32| evidence + prior >= THRESHOLD;
+        if !(enough(self.evidence.max(self.slow)) && ripe || lone && enough(slow) && age >= RIPE)
             || self.many < many
         {
             return None;
@@ -246,8 +267,7 @@ impl Hold {
             class: None,
             baseline: self.mean,
             observed: self.level[0].max(self.level[1]),
-            // What ends in a log began before it was known.
-            age: self.elapsed + self.coarse * MOST_PER_TICK / FACTOR.ln(),
+            age,
         })
     }
 
@@ -303,13 +323,13 @@ mod tests {
         let mut hold = usual();
         assert!((hold.mean() - 0.1).abs() < 0.01);
         hold.observe(600.0, 0, 0.25, &world(), 1.0);
-        assert!(hold.holding(&world(), 1.0, 0.0).is_none());
+        assert!(hold.holding(&world(), 1.0, 0.0, false).is_none());
         let mut hold = usual();
         for _ in 0..5 {
             hold.observe(20.0, 0, 0.25, &world(), 1.0);
             hold.observe(0.05, 0, 2.0, &world(), 1.0);
         }
-        let found = hold.holding(&world(), 1.0, 0.0).unwrap();
+        let found = hold.holding(&world(), 1.0, 0.0, false).unwrap();
         assert!(found.observed > 2.0 && found.baseline < 0.2);
     }
 
@@ -325,7 +345,7 @@ mod tests {
                 hold.weigh(n, f32::from(u8::from(slow)), 500.0, others);
             }
             hold.settle(false);
-            hold.holding(&world(), 1.0, prior)
+            hold.holding(&world(), 1.0, prior, false)
                 .map(|_| f32::from(tick) / 4.0)
         })
     }
@@ -346,7 +366,7 @@ mod tests {
     fn what_is_in_flight_counts_before_it_ends() {
         let mut hold = usual();
         let mut seconds = 0.0;
-        while hold.holding(&world(), 1.0, 0.0).is_none() {
+        while hold.holding(&world(), 1.0, 0.0, false).is_none() {
             hold.observe(5.0 * 0.25, 5, 0.25, &world(), 1.0);
             seconds += 0.25;
             assert!(seconds < 10.0);
@@ -359,6 +379,6 @@ mod tests {
         for _ in 0..400 {
             hold.observe(0.25, 0, 0.25, &world(), 10.0);
         }
-        assert!(hold.holding(&world(), 10.0, 0.0).is_none());
+        assert!(hold.holding(&world(), 10.0, 0.0, false).is_none());
     }
 }

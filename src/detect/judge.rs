@@ -11,7 +11,8 @@ use crate::outcome::{Class, Fault};
 
 /// A deploy of its own is worth this much evidence against a caller, in nats.
 const DEPLOYED: f32 = 6.0;
-
+/// Where errors rise for the others by this part of what they rise by for one, it is not that one's doing.
+const ALONE: f32 = 0.25;
 /// References of callers whose requests hung are raised by so much; more would hide who makes a service slow.
 const AFTER_HANG: f32 = 3.0;
 
@@ -26,7 +27,6 @@ impl Detector {
         let own = Own::of(state);
         let mut world = self.world;
         world.slowdown = self.service.slowdown(&state.pace).max(1.0);
-        world.others_hold = self.service.others_hold(state.hold.now());
         for delta in seen.routes {
             let (requests, took) = state.shares.pace(delta.route);
             let there = self.service.slowdown_on(delta.route, requests, took);
@@ -98,6 +98,7 @@ impl Detector {
             .hold
             .observe(seen.held(), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
+        world.others_hold = self.service.others_hold(state.hold.now());
         if self.clock >= FIRST {
             self.decide(seen, &world, growth, out);
         }
@@ -124,11 +125,23 @@ impl Detector {
         }
         let mut errors = None;
         if closed(Signal::Errors) {
-            errors = ask(&|prior| state.errors.excess(world, prior));
+            // At the first moment of what befalls everybody, the largest caller has the most evidence.
+            let own = Own::of(state);
+            let others = |class| {
+                let recent = state.errors.recent(class);
+                self.service.rise_of_others(class, own.all, recent)
+            };
+            let alone = |alarm: &Alarm| {
+                let rise = ALONE * (alarm.observed - alarm.baseline);
+                alarm.class.is_none_or(|class| others(class) < rise)
+            };
+            errors = ask(&|prior| state.errors.excess(world, prior)).filter(alone);
         }
         let mut hold = None;
         if closed(Signal::InFlight) && closed(Signal::Rate) && rate.is_none() {
-            hold = ask(&|prior| state.hold.holding(world, growth, prior));
+            let lone =
+                seen.in_flight == 0 && self.service.nobody_else_slow(state.hold.slow_lately());
+            hold = ask(&|prior| state.hold.holding(world, growth, prior, lone));
         }
         for alarm in [rate, errors, hold].into_iter().flatten() {
             self.open(seen.id, seen.name, Some(seen.provenance), &alarm, out);

@@ -79,6 +79,10 @@ struct World {
     errors: f32,
     /// Requests that the others hold in flight now.
     others_hold: f32,
+    /// Windows of traffic seen.
+    age: u16,
+    /// Seconds since the last tick.
+    tick: f32,
 }
 
 impl Default for World {
@@ -91,6 +95,8 @@ impl Default for World {
             concurrency: 0.0,
             errors: 0.0,
             others_hold: 0.0,
+            age: 0,
+            tick: 0.25,
         }
     }
 }

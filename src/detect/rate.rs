@@ -42,6 +42,8 @@ const ALLOWANCE: f32 = 0.08;
 const NEWCOMER: f32 = 0.17;
 /// Where all callers rise, one may rise by this much more than the median.
 const UNLIKE: f32 = 1.5;
+/// Windows for which a caller is new.
+const NEW: u16 = 60;
 const FANO_PRIOR: f32 = 3.0;
 const FANO_PRIOR_WEIGHT: f32 = 40.0;
 const FANO_MOST: f32 = 25.0;
@@ -50,8 +52,10 @@ const FANO_KEEP: f32 = 0.9972;
 
 /// Evidence in nats at which a rise is an alarm: one false alarm per caller and month, and some.
 pub(super) const THRESHOLD: f32 = 17.0;
-/// At least so many requests above expectation, and up to thrice as many where bursts have hardly been seen yet.
+/// At least so many requests above expectation,
 const LEAST_EXCESS: f32 = 20.0;
+/// and up to so many times as many more where bursts have hardly been seen yet.
+const UNSEEN_EXCESS: f32 = 5.0;
 /// At least the traffic of the whole service in so many seconds.
 const LEAST_SECONDS: f32 = 0.4;
 /// So many seconds more for a caller whose bursts have hardly been seen yet.
@@ -102,6 +106,11 @@ impl Rate {
         self.level[2]
     }
 
+    /// Whether the caller still sends more than usual, be it harmless.
+    pub(super) fn is_raised(&self) -> bool {
+        self.lately() > 1.3 * self.mean
+    }
+
     /// Whether the caller sends clearly more than usual.
     pub(super) fn brings_more(&self) -> bool {
         self.level[0].max(self.level[1]) > 2.0 * self.mean
@@ -138,7 +147,12 @@ impl Rate {
         // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
         let age = f32::from(self.age) * WINDOW;
         let allowance = ALLOWANCE + NEWCOMER * decay(age, 90.0);
-        let reference = (1.5 * usual).max(usual + allowance * world.total);
+        let mut reference = (1.5 * usual).max(usual + allowance * world.total);
+        // A newcomer's mean follows it wherever it goes, so it is not asked for a while.
+        if self.age < NEW && world.age >= self.age.saturating_add(NEW) {
+            let others = (world.total - self.mean).max(0.0);
+            reference = reference.min(unlike(world) * (ALLOWANCE + NEWCOMER) * others);
+        }
         reference.max(0.02) * world.grace
     }
 
@@ -262,7 +276,7 @@ impl Rate {
         let expected = world.common * self.mean;
         let unseen = SEEN / (SEEN + self.fano[1]);
         let seconds = LEAST_SECONDS + UNSEEN_SECONDS * unseen;
-        let least = (LEAST_EXCESS * (1.0 + 2.0 * unseen)).max(seconds * world.total);
+        let least = (LEAST_EXCESS * (1.0 + UNSEEN_EXCESS * unseen)).max(seconds * world.total);
         (0..FACTORS.len())
             .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
             .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)

@@ -36,6 +36,8 @@ pub(super) struct Service {
     busy: f32,
     /// Slow requests of the past half hour; see [`Self::is_slow`].
     slow: f32,
+    /// Slow requests of the last minute.
+    slow_lately: f32,
 }
 
 /// Seconds of request time, and what the same requests usually take.
@@ -110,6 +112,16 @@ impl Service {
         self.sound = self.sound.map(|n| n * recent);
         self.pace.fade(dt);
         self.slow *= usual;
+        self.slow_lately *= decay(dt, 60.0);
+    }
+
+    /// Learns anew how long requests take.
+    pub(super) fn forget_pace(&mut self) {
+        for tally in &mut self.routes {
+            (tally.time, tally.weight) = (0.0, 0.0);
+            tally.pace = Pace::default();
+        }
+        self.pace = Pace::default();
     }
 
     /// Counts one route of one caller and returns how long its requests took and usually take in sum. One
@@ -119,8 +131,9 @@ impl Service {
         if self.routes.len() <= place {
             self.routes.resize(place + 1, Tally::default());
         }
-        if learn && self.is_slow(delta) {
-            self.slow += 1.0;
+        if self.is_slow(delta) {
+            self.slow_lately += 1.0;
+            self.slow += if learn { 1.0 } else { 0.0 };
         }
         let steady = self.slowdown(&Pace::default()) < 2.0;
         let Some(tally) = self.routes.get_mut(place) else {
@@ -169,7 +182,15 @@ impl Service {
     /// The share of slow requests among the others', given the caller's own past.
     pub(super) fn others_slow(&self, own_slow: f32, own: f32) -> f32 {
         let all = self.usual.iter().sum::<f32>() * MEMORY;
-        ratio((self.slow - own_slow).max(0.0), (all - own).max(100.0))
+        ratio(
+            (self.slow - own_slow).max(0.0) + 0.5,
+            (all - own).max(100.0),
+        )
+    }
+
+    /// Whether no request of others has been slow in the last minutes, given the caller's own slow ones.
+    pub(super) fn nobody_else_slow(&self, own: f32) -> bool {
+        self.slow_lately - own < 0.2
     }
 
     fn tally(&self, route: RouteId) -> Option<&Tally> {
@@ -201,6 +222,12 @@ impl Service {
             self.sound.iter().sum::<f32>() - own_all,
             self.sound[class.index()] - own_class,
         )
+    }
+
+    /// By how much that is more than usual.
+    pub(super) fn rise_of_others(&self, class: Class, own_all: f32, own_class: f32) -> f32 {
+        let usual = ratio(self.usual[class.index()], self.usual.iter().sum());
+        self.others(class, own_all, own_class) - usual
     }
 
     /// The share of the service's own faults among the answers that others get.

@@ -164,6 +164,7 @@ fn heir(w: &mut World, client: usize, k: i32, part: f64, from: f64) {
 
 /// The first three clients under one new name, one after another.
 fn unite(w: &mut World, apart: f64) {
+    w.capacity = 200.0;
     let moved = move |t: f64, i: usize| t >= ONSET + apart * i as f64;
     let rates: Vec<f64> = w.clients[..3].iter().map(|c| c.rate).collect();
     let all: f64 = rates.iter().sum();

@@ -35,7 +35,7 @@ pub(crate) fn loud() -> Vec<Situation> {
                 w.deploys.push((ONSET - 8.0, 40, "v9"));
                 w
             },
-            &[("client-40", ONSET, 5.0)],
+            &[("client-40", ONSET, 8.0)],
         ),
         s(
             "slow ramp",
@@ -206,7 +206,7 @@ pub(crate) fn loud() -> Vec<Situation> {
             "overload until everything is slow",
             |seed| {
                 let mut w = plain(seed);
-                w.capacity = 8.0;
+                w.capacity = 30.0;
                 extra(
                     &mut w,
                     6,
@@ -216,7 +216,7 @@ pub(crate) fn loud() -> Vec<Situation> {
                 );
                 w
             },
-            &[("client-6", ONSET, 7.0)],
+            &[("client-6", ONSET, 15.0)],
         ),
         s(
             "off and on again",
@@ -238,7 +238,7 @@ pub(crate) fn loud() -> Vec<Situation> {
                 );
                 w
             },
-            &[("client-6", ONSET, 6.0), ("client-6", ONSET + 400.0, 6.0)],
+            &[("client-6", ONSET, 10.0), ("client-6", ONSET + 400.0, 10.0)],
         ),
         s(
             "a cron job that does not end",
@@ -265,6 +265,7 @@ pub(crate) fn loud() -> Vec<Situation> {
             "runaway right after a restart",
             |seed| {
                 let mut w = plain(seed);
+                w.capacity = 200.0;
                 w.effects.push(Effect::Silence {
                     from: 1400.0,
                     to: ONSET,

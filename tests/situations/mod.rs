@@ -1,6 +1,7 @@
 //! What may happen to a service, and who is to be named for it.
 
 mod course;
+mod days;
 mod identity;
 mod loud;
 mod quiet;
@@ -71,6 +72,7 @@ pub(crate) fn all() -> Vec<Situation> {
         identity::identity(),
         course::course(),
         service::service(),
+        days::days(),
     ];
     parts.into_iter().flatten().collect()
 }

@@ -29,7 +29,7 @@ pub(crate) fn service() -> Vec<Situation> {
         quiet("runaway that harms, soon after a restart", |seed| {
             let mut w = plain(seed);
             w.restart = ONSET - 200.0;
-            w.capacity = 16.0;
+            w.capacity = 24.0;
             extra(
                 &mut w,
                 6,
