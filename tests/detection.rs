@@ -16,9 +16,13 @@ mod worlds;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use callerid::detect::{Event, Harm, Kind};
-use situations::{Situation, all};
+use callerid::detect::{
+    CallerId, Detector, Event, Harm, Kind, Load, Observed, RouteDelta, Row, Tick,
+};
+use callerid::{Class, Provenance, Timestamp};
+use situations::{ONSET, Situation, all};
 use worlds::Said;
 
 /// What came of one run.
@@ -148,4 +152,72 @@ fn the_culprit_is_named_in_time_and_nobody_else() {
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimisation: use --release")]
+fn cutting_a_trace_changes_nothing_that_was_said_before_the_cut() {
+    let (mut said, cut) = (0, ONSET + 12.0);
+    for (i, situation) in all().iter().enumerate().step_by(9) {
+        let live = i % 2 == 0;
+        let whole = (situation.build)(3).run(live).events;
+        let mut world = (situation.build)(3);
+        world.length = cut;
+        let part = world.run(live).events;
+        let before = whole.into_iter().take_while(|event| event.t <= cut);
+        assert_eq!(part, before.collect::<Vec<_>>(), "{}", situation.name);
+        said += part.len();
+    }
+    assert!(said > 0);
+}
+
+/// In each of a thousand ticks a thousand callers that were never seen before, in the places of others; then one
+/// that was seen runs away.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimisation: use --release")]
+fn a_million_callers_are_survived_and_who_runs_away_is_named() {
+    let answers = [1, 400].map(|n| {
+        let mut delta = RouteDelta {
+            route: 1,
+            service_time: 0.01 * n as f32,
+            ..RouteDelta::default()
+        };
+        delta.by_class[Class::Ok as usize] = n;
+        [delta]
+    });
+    let names: Vec<String> = (0..1020).map(|slot| format!("caller-{slot}")).collect();
+    let (mut detector, mut events) = (Detector::new(), Vec::new());
+    let mut now = Timestamp::from_secs(1_000_000);
+    for tick in 0..4_100_u32 {
+        let crowd = if (3_000..4_000).contains(&tick) {
+            1_000
+        } else {
+            0
+        };
+        let seen = |slot: u32| {
+            let answers = &answers[usize::from(slot == 7 && tick >= 4_000)];
+            Observed {
+                id: CallerId {
+                    slot,
+                    generation: if slot < 20 { 0 } else { tick },
+                },
+                name: &names[slot as usize],
+                provenance: Provenance::Verified,
+                row: Row::Caller,
+                started: answers[0].by_class[Class::Ok as usize],
+                new_names: 0,
+                in_flight: 0,
+                busy: answers[0].service_time,
+                routes: answers,
+            }
+        };
+        let callers: Vec<_> = (0..20 + crowd).map(seen).collect();
+        now = now + Duration::from_millis(250);
+        let load = Load::default();
+        let callers = &callers;
+        detector.tick(&Tick { now, load, callers }, &mut events);
+    }
+    let started = events.iter().filter(|e| e.kind == Kind::RunawayStarted);
+    let named: Vec<_> = started.filter_map(|e| e.caller.as_deref()).collect();
+    assert_eq!(named, ["__other__", "caller-7"]);
 }

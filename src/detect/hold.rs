@@ -119,9 +119,11 @@ impl Hold {
         }
         self.window += busy;
         // What is told of a log came in the tick alone, however long it was quiet before.
-        let tick = world.tick.min(dt);
+        let tick = if busy > 0.0 { world.tick.min(dt) } else { dt };
         for (level, tau) in self.level.iter_mut().zip(SCALES) {
-            smooth(level, 0.0, dt - tick, tau);
+            if dt > tick {
+                smooth(level, 0.0, dt - tick, tau);
+            }
             smooth(level, busy, tick, tau);
         }
         for (burst, level) in self.burst.iter_mut().zip(self.level) {
