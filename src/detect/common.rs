@@ -9,8 +9,10 @@ use crate::outcome::Class;
 /// Below this part of its usual rate a caller is silent.
 const SILENT: f32 = 0.05;
 
-/// Below this part of their usual rates callers are fewer by the hour, as at night.
+/// Below this part of their usual rates it is night for all callers,
 const EBB: f32 = 0.6;
+/// once it has been so for so many seconds: else they wait for something.
+const EBBING: f64 = 240.0;
 
 /// A condition of the whole service, said at its onset and at its end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,8 +51,15 @@ impl Detector {
         self.scratch.retain(|ratio| *ratio >= SILENT);
         let few = self.scratch.len() < 4;
         let rest = median(&mut self.scratch).filter(|_| !few);
-        self.ebb = rest.filter(|rest| *rest < EBB).unwrap_or(1.0);
         self.active = active;
+        self.ebb = 1.0;
+        match rest.filter(|rest| *rest < EBB) {
+            Some(rest) if self.clock - *self.ebb_since.get_or_insert(self.clock) >= EBBING => {
+                self.ebb = rest;
+            }
+            Some(_) => {}
+            None => self.ebb_since = None,
+        }
     }
 
     pub(super) fn judge_service(&mut self, out: &mut Vec<Event>) {

@@ -60,6 +60,7 @@ pub struct Detector {
     pub(super) active: usize,
     /// By how much everybody sends less than usual; at most 1, and meaningless before the first second.
     pub(super) ebb: f32,
+    pub(super) ebb_since: Option<f64>,
     /// Since when the service has been slow without anybody to blame.
     pub(super) slow_since: Option<f64>,
     pub(super) unclaimed: Unclaimed,

@@ -13,7 +13,9 @@ use crate::outcome::{Class, Fault};
 const DEPLOYED: f32 = 6.0;
 /// Where errors rise for the others by this part of what they rise by for one, it is not that one's doing.
 const ALONE: f32 = 0.25;
-/// References of callers whose requests hung are raised by so much; more would hide who makes a service slow.
+/// For so many seconds after a request that hung, what a caller brings says nothing;
+const RUSH: u8 = 12;
+/// then references of callers whose requests hung are raised by so much; more would hide who makes a service slow.
 const AFTER_HANG: f32 = 3.0;
 
 impl Detector {
@@ -118,7 +120,9 @@ impl Detector {
         };
         let mut rate = None;
         let mut heir = false;
-        if closed(Signal::Rate) {
+        // What those bring at first who waited says nothing.
+        let rushes = state.held_back > SLOW_GRACE - RUSH;
+        if closed(Signal::Rate) && !rushes {
             rate = ask(&|prior| state.rate.rise(world, prior));
             heir = rate.is_some_and(|rise| self.took_over(slot, &rise));
             rate = rate.filter(|_| !heir);
