@@ -91,7 +91,7 @@ impl Policies {
             .collect()
     }
 
-    fn tables_without_total(&self) -> impl Iterator<Item = (String, &Policy)> {
+    pub(super) fn tables_without_total(&self) -> impl Iterator<Item = (String, &Policy)> {
         let tiers = self
             .tiers
             .iter()

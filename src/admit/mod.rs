@@ -25,6 +25,7 @@ mod quota;
 mod refusal;
 mod room;
 mod seat;
+mod shown;
 pub(crate) mod snapshot;
 mod terms;
 mod words;
@@ -265,6 +266,12 @@ impl Admission {
     /// The policies in force, as they were written.
     pub(crate) fn policies(&self) -> Arc<Policies> {
         Arc::clone(&self.book.load().policies)
+    }
+
+    /// Logs the mode and the quotas in force.
+    pub(crate) fn show(&self) {
+        let quotas = self.policies().quotas_in_words();
+        tracing::info!(mode = %self.mode(), quotas, "callerid: limits in force");
     }
 
     /// The quota that policies and clamps give a caller, whether or not it had a request, and over what it is counted.

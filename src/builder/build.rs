@@ -117,6 +117,7 @@ impl Builder {
         let upkeep = upkeep.with_keeper(keeper.unwrap_or_default());
         #[cfg(feature = "dashboard")]
         upkeep.restore(now);
+        upkeep.core.admission.show();
         let upkeep = Arc::new(upkeep);
         if !self.manual_tick {
             upkeep.start().map_err(|error| BuildError {

@@ -336,6 +336,7 @@ impl Callers {
                     let mode = state.mode.or(state.base.mode);
                     core.admission.set_mode(mode.unwrap_or_default());
                 }
+                core.admission.show();
                 let hash = new.loaded.hash();
                 let pin = Pin::new(Change::Config).version(&hash);
                 self.upkeep().watch.ours(pin.text("read again"), now);

@@ -4,6 +4,7 @@ use callerid::clock::ManualClock;
 use callerid::events::{Change, Kind};
 use callerid::{Callers, Mode, Quota, Reason};
 
+use crate::log::logged;
 use crate::support::{File, Rig, START, builder, claimed};
 
 fn rig(files: &[&File]) -> Rig {
@@ -262,4 +263,46 @@ fn a_reload_follows_the_symbolic_links_of_a_config_map() {
     rig.callers.reload([&path]).unwrap();
     assert_eq!(rig.burst("b", 9), 4);
     std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn trap_26_rates_are_shown_as_they_were_understood_at_the_start_and_at_a_reload() {
+    let file = File::new(WHOLE);
+    let mut rig_of_file = None;
+    let said = logged(|| rig_of_file = Some(rig(&[&file])));
+    let shown = |said: &[String]| {
+        let lines = said.iter().filter(|line| line.contains("limits in force"));
+        lines.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shown(&said),
+        [
+            "INFO callerid::admit: callerid: limits in force mode=enforce quotas=\"default 500/s, burst 1000; \
+             caller.checkout.route.\\\"POST /v1/orders\\\" 10/s, burst 10; provenance.claimed.total 1000/s, burst 1000; \
+             provenance.unknown 200/s, burst 200; tier.batch 100/s, burst 100\""
+        ]
+    );
+    let mut many = "mode = \"shadow\"\n".to_owned();
+    for n in 0..1_000 {
+        many += &format!("[caller.c{n:03}]\nquota = \"{n}/min\"\n").replace("\"0/min", "\"7/min");
+    }
+    many += "[caller.keyed]\napi_key = [{ id = \"k\", sha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\" }]\n";
+    let few = "mode = \"shadow\"\n";
+    let callers = rig_of_file.unwrap().callers;
+    let reload = |text: &str| {
+        file.write(text);
+        let said = logged(|| callers.reload([&file.0]).unwrap());
+        shown(&said)
+    };
+    let [said] = &reload(few)[..] else { panic!() };
+    assert!(said.ends_with("mode=shadow quotas=\"none\""), "{said}");
+    drop(callers);
+    file.write(&many);
+    let said = logged(|| drop(rig(&[&file])));
+    let [said] = &shown(&said)[..] else {
+        panic!("{said:?}")
+    };
+    assert!(said.contains("caller.c001 1/min, burst 1; "), "{said}");
+    assert!(said.ends_with("; and 984 more\""), "{said}");
+    assert!(said.len() < 1_000 && !said.contains("9f86"), "{said}");
 }

@@ -6,6 +6,8 @@ mod ceiling;
 mod config;
 mod in_flight;
 mod limits;
+#[path = "../support/log.rs"]
+mod log;
 mod mistakes;
 mod refusals;
 mod reload;

@@ -8,6 +8,8 @@
     reason = "each test binary uses its part"
 )]
 
+pub mod log;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
