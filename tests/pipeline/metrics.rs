@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use metrics_util::MetricKindMask;
 use tower::Service;
 
+use crate::support::log::logged;
 use crate::support::{
     Answer, Recorded, Step, Table, answer_by_class, request, route_of_header, send_class,
     send_many, send_one,
@@ -275,6 +276,31 @@ fn trap_13_a_recorder_that_is_installed_late_gets_everything_since_the_start() {
     assert_eq!(next.counter(STARTED, &a), Some(5));
     late.read();
     assert_eq!(late.counter(STARTED, &a), Some(10));
+}
+
+#[test]
+fn trap_13_a_missing_recorder_is_said_once_and_one_that_is_there_is_not() {
+    let missing = |said: Vec<String>| {
+        let lines = said.into_iter().filter(|line| line.contains("recorder"));
+        lines.collect::<Vec<_>>()
+    };
+    let table = Table::new();
+    let said = missing(logged(|| {
+        for _ in 0..3 {
+            table.tick_after(Duration::from_secs(1));
+        }
+    }));
+    let [said] = &said[..] else {
+        panic!("{said:?}")
+    };
+    let warning = "WARN callerid::upkeep: callerid: no metrics recorder is installed yet";
+    assert!(said.starts_with(warning), "{said}");
+    let table = Table::new();
+    let recorded = Recorded::new();
+    let said = logged(|| {
+        recorded.installed(|| table.tick_after(Duration::from_secs(1)));
+    });
+    assert_eq!(missing(said), Vec::<String>::new());
 }
 
 #[test]
