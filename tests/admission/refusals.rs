@@ -5,7 +5,7 @@ use callerid::{Account, Policy, Quota, RateLimitHeaders, Reason};
 use http::{Request, Response, Version};
 use sfv::{BareItem, List, ListEntry, Parser};
 
-use crate::support::{Answer, Rig, claimed, from, header, text};
+use crate::support::{Answer, Rig, claimed, from, header, now, text};
 
 fn refused(rig: &Rig) -> Answer {
     let answer = (0..1_000)
@@ -276,9 +276,36 @@ fn fields_that_are_switched_off_are_not_sent() {
     assert_eq!(header(&answer, "x-caller"), Some("a"));
 }
 
+/// A body that nobody may read.
+struct Unread;
+
+impl http_body::Body for Unread {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        panic!("the body of a request was read")
+    }
+}
+
 #[test]
 fn trap_28_a_refusal_neither_calls_the_service_nor_reads_the_body() {
     let rig = Rig::new(|builder| builder.quota(Quota::per_second(1)));
-    rig.burst("a", 100);
-    assert_eq!(rig.reached(), 1);
+    let reached = std::sync::atomic::AtomicU64::new(0);
+    let inner = tower::service_fn(|_: Request<Unread>| {
+        reached.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(
+            http_body_util::Full::new(Bytes::new()),
+        )))
+    });
+    let mut service = tower::Layer::layer(&rig.callers.layer(), inner);
+    for number in 0..100 {
+        let request = from("a").map(|()| Unread);
+        let answer = now(tower::Service::call(&mut service, request)).unwrap();
+        assert_eq!(answer.status() == 200, number == 0);
+    }
+    assert_eq!(reached.into_inner(), 1);
 }
