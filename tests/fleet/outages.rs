@@ -43,6 +43,15 @@ fn all_are(demos: &[Demo], what: &str, wanted: bool) {
     }
 }
 
+/// Two seconds are enough on a machine of one's own; five times as long must be on any.
+fn is_whole_soon(demos: &[Demo]) {
+    let back = Instant::now();
+    all_are(demos, "the fleet is whole again", false);
+    let took = back.elapsed();
+    eprintln!("whole again after {took:?}");
+    assert!(took < Duration::from_secs(10), "whole again after {took:?}");
+}
+
 fn troubles(demo: &Demo, kind: &str) -> f64 {
     demo.metric("callerid_limiter_backend_errors_total", &[("kind", kind)])
 }
@@ -74,9 +83,7 @@ fn a_redis_that_is_killed_and_started_again_fails_no_request() {
             assert!(troubles(demo, "connect") >= 1.0);
         }
         redis.run();
-        let started = Instant::now();
-        all_are(&demos, "the fleet is whole again", false);
-        eprintln!("whole again after {:?}", started.elapsed());
+        is_whole_soon(&demos);
     });
     is_whole(&demos, "after-the-kill");
 }
@@ -106,9 +113,7 @@ fn a_redis_that_is_frozen_fails_no_request_and_makes_few_wait() {
             assert!(demo.metric("callerid_requests_total", &[("class", "ok")]) >= before + 30.0);
         }
         redis.signal("CONT");
-        let thawed = Instant::now();
-        all_are(&demos, "the fleet is whole again", false);
-        eprintln!("whole again after {:?}", thawed.elapsed());
+        is_whole_soon(&demos);
     });
     is_whole(&demos, "after-the-freeze");
 }
@@ -210,13 +215,21 @@ fn black_hole() -> u16 {
 #[test]
 fn trap_19_a_redis_that_never_answers_delays_nobody() {
     let demo = replica(&format!("redis://127.0.0.1:{}", black_hole()), POLICIES);
-    // The library's own defaults would take seconds for each; the deadline of a single answer is a minute.
-    for caller in 0..100 {
-        assert_eq!(
-            demo.get("/v1/prices/a", &format!("caller-{caller}")).status,
-            200
-        );
-    }
+    // The library's own defaults would take seconds for each.
+    let mut waits: Vec<_> = (0..100)
+        .map(|caller| {
+            let asked = Instant::now();
+            let answer = demo.get("/v1/prices/a", &format!("caller-{caller}"));
+            assert_eq!(answer.status, 200);
+            asked.elapsed()
+        })
+        .collect();
+    waits.sort_unstable();
+    let median = waits[waits.len() / 2];
+    assert!(
+        median < Duration::from_millis(250),
+        "{median:?}, at most 25 ms by design"
+    );
     assert!(degraded(&demo));
     // No request was ever made to wait: nothing but attempts to connect has failed, a few a second.
     let attempts = troubles(&demo, "timeout") + troubles(&demo, "connect");
