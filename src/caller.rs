@@ -297,6 +297,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_source_has_the_word_that_is_promised() {
+        let words = "header api_key api_key_unknown extension xfcc certificate forwarded peer user_agent custom late \
+                     none invalid";
+        assert_eq!(Source::ALL.map(Source::as_str).join(" "), words);
+    }
+
+    #[test]
     fn names_are_visible_ascii_of_bounded_length() {
         assert_eq!(valid_name(b"checkout"), Some("checkout"));
         assert_eq!(valid_name(b" \tcheckout "), Some("checkout"));

@@ -263,6 +263,23 @@ impl ErrorDetail {
 mod tests {
     use super::*;
 
+    /// As the metrics promise them.
+    const CLASSES: &str = "ok none, validation caller, auth caller, not_found caller, conflict caller, \
+        throttled caller, client_error caller, timeout service, unavailable service, server_error service, \
+        failed service, cancelled caller";
+
+    #[test]
+    fn every_class_has_the_fault_that_is_promised() {
+        let found = Class::ALL.map(|class| format!("{class} {}", class.fault()));
+        assert_eq!(found.join(", "), CLASSES);
+    }
+
+    #[test]
+    fn every_reason_has_the_word_that_is_promised() {
+        let words = "quota in_flight ceiling blocked runaway fleet";
+        assert_eq!(Reason::ALL.map(Reason::as_str).join(" "), words);
+    }
+
     #[test]
     fn discriminants_index_the_list_of_all() {
         for (index, class) in Class::ALL.into_iter().enumerate() {
