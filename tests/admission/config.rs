@@ -306,3 +306,64 @@ fn trap_26_rates_are_shown_as_they_were_understood_at_the_start_and_at_a_reload(
     assert!(said.ends_with("; and 984 more\""), "{said}");
     assert!(said.len() < 1_000 && !said.contains("9f86"), "{said}");
 }
+
+#[test]
+fn costs_quotas_of_routes_streams_and_totals_of_the_file_are_in_force() {
+    use http_body_util::BodyExt;
+    use tower::{Layer, Service};
+    let file = File::new(
+        r#"
+[provenance.claimed]
+total = "3/s"
+[caller.spender]
+quota = "10/s"
+cost."POST /v1/orders" = 5
+[caller.router]
+route."GET /v1/slow".quota = "2/s"
+[caller.streamer]
+max_in_flight = 1
+max_streams = 1
+"#,
+    );
+    let rig = rig(&[&file]);
+    let admitted = |requests: usize,
+                    method: &str,
+                    path: &str,
+                    header: &str,
+                    name: &dyn Fn(usize) -> String| {
+        let admitted = (0..requests).filter(|number| {
+            let request = http::Request::builder().method(method).uri(path);
+            let request = request.header(header, name(*number)).body(()).unwrap();
+            rig.ask(request).0 == 200
+        });
+        admitted.count()
+    };
+    let named = |name: &'static str| move |_| name.to_owned();
+    assert_eq!(
+        admitted(9, "POST", "/v1/orders", "x-client-id", &named("spender")),
+        2
+    );
+    assert_eq!(
+        admitted(9, "GET", "/v1/slow", "x-client-id", &named("router")),
+        2
+    );
+    assert_eq!(
+        admitted(9, "GET", "/v1/quick", "x-client-id", &named("router")),
+        9
+    );
+    let claims = |number| format!("claimed-by-{number}");
+    assert_eq!(admitted(9, "GET", "/", "x-claimed", &claims), 3);
+    // A stream leaves its place to a request after ten seconds.
+    let inner = tower::service_fn(async |_: http::Request<()>| {
+        Ok::<_, std::convert::Infallible>(http::Response::new(crate::in_flight::Endless))
+    });
+    let mut service = rig.callers.layer().layer(inner);
+    let stream = service.call(crate::support::from("streamer"));
+    let mut stream = crate::support::now(stream).unwrap().into_body();
+    assert_eq!(rig.get("streamer"), 429);
+    rig.wait(10_000);
+    for _ in 0..2 {
+        crate::support::now(stream.frame()).unwrap().unwrap();
+    }
+    assert_eq!(rig.get("streamer"), 200);
+}

@@ -21,7 +21,7 @@ fn in_flight_counts_to_the_end_of_the_body() {
 }
 
 /// A body that never ends.
-struct Endless;
+pub struct Endless;
 
 impl http_body::Body for Endless {
     type Data = bytes::Bytes;

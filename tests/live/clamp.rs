@@ -5,6 +5,7 @@ use std::time::Duration;
 use callerid::events::{Body, Kind};
 use callerid::{Ceiling, Mode, Reason};
 
+use crate::support::Recorded;
 use crate::world::{Load, World};
 
 const WARM: Duration = Duration::from_secs(900);
@@ -173,4 +174,47 @@ fn a_crowd_a_failing_service_and_those_without_a_name_are_never_held() {
     });
     unknown.run(seconds(30));
     assert_eq!(clamps(&unknown), []);
+}
+
+#[test]
+fn what_the_file_says_of_runaways_is_in_force() {
+    let file = std::env::temp_dir().join(format!("callerid-runaways-{}.toml", std::process::id()));
+    let flooded = |text: &str| {
+        std::fs::write(&file, format!("{text}[ceiling]\nmax_in_flight = 30\n")).unwrap();
+        let mut world = World::new(|builder| builder.config(&file).unwrap());
+        std::fs::remove_file(&file).unwrap();
+        world.run(WARM);
+        world.loads.push(flood());
+        world.run(seconds(20));
+        world
+    };
+    // Refused, and would have been.
+    let counted = |world: &World| {
+        let mut recorded = Recorded::new();
+        recorded.flush(&world.table.callers);
+        let labels = [("caller", "checkout"), ("reason", "runaway")];
+        ["callerid_refused_total", "callerid_would_refuse_total"]
+            .map(|metric| recorded.counter(metric, &labels).unwrap())
+    };
+    let enforced = flooded("[on_runaway]\nclamp = 2\nmode = \"enforce\"\n");
+    let (_, change) = clamps(&enforced).remove(0);
+    // 8/s before, times 2.
+    let held = (15..=18).any(|rate| change.starts_with(&format!("runaway clamped to {rate}/s")));
+    assert!(held, "{change}");
+    let refused = refused(&enforced, "checkout", Reason::Runaway);
+    assert!(refused > 500, "{refused}");
+    assert_eq!(counted(&enforced), [refused, 0]);
+    // Nobody has said that it may refuse.
+    let tried = flooded("[on_runaway]\nclamp = 2\n");
+    assert!(clamps(&tried)[0].1.ends_with(" in shadow"));
+    let would = tried.table.caller("checkout").counts.would_refuse[Reason::Runaway];
+    assert!(would > 100, "{would}");
+    assert_eq!(counted(&tried), [0, would]);
+    let announced = flooded(
+        "[on_runaway]\nclamp = 2\nmode = \"enforce\"\n\
+         [caller.checkout]\nexpect = { factor = 50, until = \"2027-06-01T00:00:00Z\" }\n",
+    );
+    let found = announced.first(Kind::RunawayStarted);
+    assert!(found.finding().unwrap().expected);
+    assert_eq!(clamps(&announced), []);
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use callerid::events::{Body, Change, Kind, Pin};
 
-use crate::support::{Recorded, Table};
+use crate::support::log::logged;
+use crate::support::{Recorded, Table, now, request, send_one};
 use crate::world::{Load, World};
 
 #[test]
@@ -81,4 +82,69 @@ fn our_own_start_and_every_change_of_a_limit_are_events_with_an_author() {
     assert_eq!(events[6].caller(), Some("checkout"));
     let ids: std::collections::HashSet<_> = events.iter().map(|event| &event.id).collect();
     assert_eq!(ids.len(), events.len());
+}
+
+#[test]
+fn each_reason_to_refuse_is_a_metric_of_its_caller() {
+    use callerid::{Account, Policy};
+    let table = Table::with(|builder| {
+        builder
+            .identify(callerid::identify::header("x-client-id").verified())
+            .max_in_flight(1)
+            .caller(Account::new("blocked").policy(Policy::new().block()))
+    });
+    let mut service = table.trivial();
+    let held = now(tower::Service::call(&mut service, request("busy"))).unwrap();
+    send_one(&mut service, request("busy"));
+    send_one(&mut service, request("blocked"));
+    drop(held);
+    let mut recorded = Recorded::new();
+    recorded.flush(&table.callers);
+    for (caller, reason) in [("busy", "in_flight"), ("blocked", "blocked")] {
+        let labels = [("caller", caller), ("reason", reason)];
+        let counted = recorded.counter("callerid_refused_total", &labels);
+        assert_eq!(counted, Some(1), "{reason}");
+    }
+}
+
+#[test]
+fn events_go_through_tracing_and_those_that_somebody_should_look_at_are_warnings() {
+    let mut world = World::new(|builder| builder);
+    world.run(Duration::from_secs(900));
+    let said = logged(|| {
+        let callers = world.table.callers.on_behalf_of("anna");
+        callers
+            .clamp("search", "50/s", Duration::from_secs(60))
+            .unwrap();
+        world.loads.push(Load::new("checkout", 80.0));
+        world.run(Duration::from_secs(10));
+        world.loads.pop();
+        world.run(Duration::from_secs(90));
+    });
+    let of = |kind: &str| {
+        let text = format!("callerid::events: callerid: {kind} kind=\"{kind}\" id=\"prices/7f3a/");
+        let found = said.iter().find(|line| line.contains(&text));
+        found.unwrap_or_else(|| panic!("no {kind} in {said:#?}"))
+    };
+    let policy = of("policy");
+    assert!(
+        policy.starts_with("INFO ") && policy.contains(" caller=\"search\" json=\"{"),
+        "{policy}"
+    );
+    assert!(policy.contains("anna"), "{policy}");
+    let started = of("runaway_started");
+    assert!(started.starts_with("WARN "), "{started}");
+    assert!(of("runaway_ended").starts_with("INFO "));
+    for line in [started, of("runaway_ended")] {
+        for field in [
+            " caller=\"checkout\" owner=\"Payments\" contact=\"#payments-oncall\" signal=\"rate\"",
+            " route=\"GET /v1/prices/{sku}\"",
+            " harm=\"none\"",
+            " factor=",
+            " share_of_rise=",
+            " since=18000",
+        ] {
+            assert!(line.contains(field), "{field} in {line}");
+        }
+    }
 }
