@@ -287,8 +287,23 @@ fn a_token_is_asked_for_and_kept_nowhere() {
     browser.shows("#token", "Token");
     assert!(browser.text("#callers").is_none());
     assert_no_obstacles(&browser, "the token is asked for");
+    browser.run(
+        "const ask = window.fetch; window.sent = [];
+         window.fetch = (path, init) => { sent.push(init?.headers?.authorization ?? ''); return ask(path, init); }",
+    );
     browser.write("//input[@name='token']", "wrong");
     browser.press(ENTER);
+    browser.shows("#token-said", "This token may not look.");
+    let sent = until("it goes on asking", || {
+        let sent = browser.run("return sent");
+        (sent.as_array()?.len() >= 5).then_some(sent)
+    });
+    let tried = sent
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|of| *of == "Bearer wrong");
+    assert_eq!(tried.count(), 1, "it is tried once: {sent}");
     browser.shows("#token-said", "This token may not look.");
     browser.write("//input[@name='token']", "act");
     browser.press(ENTER);

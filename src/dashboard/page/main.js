@@ -123,10 +123,11 @@ async function ask() {
       }
     }
   } catch (problem) {
-    if (problem instanceof Refused && [401, 403].includes(problem.status)) {
+    if (problem instanceof Refused && [401, 403, 429].includes(problem.status)) {
       you = null;
       alive("not allowed", true);
       askToken(problem.message);
+      useToken(null);
       asking = false;
       return;
     }
@@ -156,8 +157,12 @@ function soon() {
 async function whoAmI() {
   const found = await get("v1/you");
   if (!found.read) {
-    if (found.needs_token) askToken(hasToken() ? "This token may not look." : "");
-    else alive("not allowed", true);
+    if (found.needs_token) {
+      if (hasToken()) askToken("This token may not look.");
+      byId("token").hidden = false;
+      // It is not tried again and again: that would look like somebody who guesses.
+      useToken(null);
+    } else alive("not allowed", true);
     return null;
   }
   byId("token").hidden = true;
