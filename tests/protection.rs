@@ -23,12 +23,12 @@ use tokio::sync::Semaphore;
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
-const CALM: usize = 10;
+const CALM: usize = 50;
 const REQUESTS: usize = 15;
 /// Requests that the service answers at once, which is the ceiling too.
 const WORKERS: u32 = 16;
 /// Above the ceiling, and half of that again for names of a group, and all calm callers.
-const HARD: u32 = 64;
+const HARD: u32 = 128;
 
 fn ceiling(builder: Builder) -> Builder {
     builder.ceiling(Ceiling::new(WORKERS).hard_max(HARD))
