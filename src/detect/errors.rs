@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_higher_than_former_bursts_is_said_when_it_lasts() {
+        let mut errors = usual();
+        errors.peak = [Height::of(4.0); ERRORS];
+        let found = (0..400_u16).find(|&tick| {
+            answer(&mut errors, Class::Auth, 1.0, 1.0, 0.0);
+            if tick % 4 == 3 {
+                errors.grow_older();
+            }
+            errors.excess(&world(), 0.0).is_some()
+        });
+        assert_eq!(found.map(|tick| (tick + 1) / 4), Some(40));
+    }
+
+    #[test]
     fn what_others_get_too_is_nobodys() {
         assert_eq!(delay(Class::Auth, 0.8), None);
     }

@@ -336,7 +336,7 @@ mod tests {
     }
 
     /// A slow request every `gap` seconds and two fast ones between; the seconds until it is said.
-    fn delay(gap: u16, prior: f32, others: f32) -> Option<f32> {
+    fn delay(gap: u16, prior: f32, others: f32, lone: bool) -> Option<f32> {
         let mut hold = usual();
         (0..3000_u16).find_map(|tick| {
             let slow = tick % (4 * gap) == 0;
@@ -347,21 +347,27 @@ mod tests {
                 hold.weigh(n, f32::from(u8::from(slow)), 500.0, others);
             }
             hold.settle(false);
-            hold.holding(&world(), 1.0, prior, false)
+            hold.holding(&world(), 1.0, prior, lone)
                 .map(|_| f32::from(tick) / 4.0)
         })
     }
 
     #[test]
     fn a_light_caller_needs_three_slow_requests_or_two_after_its_deploy() {
-        assert_eq!(delay(25, 0.0, 0.0), Some(50.0));
-        assert_eq!(delay(25, 6.0, 0.0), Some(25.0));
-        assert_eq!(delay(25, 0.0, 0.2), None);
+        assert_eq!(delay(25, 0.0, 0.0, false), Some(50.0));
+        assert_eq!(delay(25, 6.0, 0.0, false), Some(25.0));
+        assert_eq!(delay(25, 0.0, 0.2, false), None);
+    }
+
+    #[test]
+    fn in_a_log_two_are_enough_where_nobody_else_has_any() {
+        assert_eq!(delay(2, 0.0, 0.0, true), Some(2.0));
+        assert_eq!(delay(2, 0.0, 0.2, true), delay(2, 0.0, 0.2, false));
     }
 
     #[test]
     fn nobody_is_named_before_a_slow_service_would_show() {
-        assert!(delay(1, 0.0, 0.0).unwrap() >= RIPE - 0.25);
+        assert!(delay(1, 0.0, 0.0, false).unwrap() >= RIPE - 0.25);
     }
 
     #[test]

@@ -111,6 +111,30 @@ fn loud(s: New) -> Vec<Situation> {
         })
         .named(&[("client-6", ONSET, 10.0)])
         .said(),
+        s(
+            "a small runaway in a service that is slow for good",
+            |seed| {
+                let mut w = plain(seed);
+                w.capacity = 1e4;
+                w.effects.push(Effect::Slow {
+                    client: None,
+                    route: None,
+                    by: 5.0,
+                    from: 700.0,
+                    to: LENGTH,
+                });
+                extra(
+                    &mut w,
+                    26,
+                    3,
+                    Class::Ok,
+                    between(ONSET, ONSET + 300.0, 12.0),
+                );
+                w
+            },
+        )
+        .named(&[("client-26", ONSET, 20.0)])
+        .said(),
         s("ten long reports a minute instead of one", |seed| {
             let mut w = plain(seed);
             w.capacity = 1e3;
