@@ -520,3 +520,58 @@ fn a_table_without_a_source_does_not_build_and_says_what_to_add() {
         .unwrap_err();
     assert!(error.to_string().contains(".identify("), "{error}");
 }
+
+#[test]
+fn every_source_is_counted_under_its_own_label() {
+    use callerid::Source;
+    let source = |head: &identify::Head<'_>| {
+        let word = head.headers().get("x-source")?.to_str().ok()?;
+        Source::ALL
+            .into_iter()
+            .find(|source| source.as_str() == word)
+    };
+    let table = Table::with(|builder| {
+        builder.identify(identify::from_fn(move |head| {
+            let named = Identity::verified("a");
+            match source(head)? {
+                Source::None => None,
+                Source::Invalid => Some(Identity::invalid()),
+                source => Some(named.from_source(source)),
+            }
+        }))
+    });
+    let mut service = table.trivial();
+    let named = [
+        "header",
+        "api_key",
+        "api_key_unknown",
+        "extension",
+        "xfcc",
+        "certificate",
+        "forwarded",
+        "peer",
+        "user_agent",
+        "custom",
+        "late",
+    ];
+    let unnamed = ["none", "invalid"];
+    for (times, word) in named.iter().chain(&unnamed).enumerate() {
+        for _ in 0..=times {
+            let request = Request::builder().header("x-source", *word);
+            send_one(&mut service, request.body(()).unwrap());
+        }
+    }
+    let mut recorded = Recorded::new();
+    recorded.flush(&table.callers);
+    for (times, word) in named.iter().chain(&unnamed).enumerate() {
+        let provenance = if named.contains(word) {
+            "verified"
+        } else {
+            "unknown"
+        };
+        let labels = [("source", *word), ("provenance", provenance)];
+        let counted = recorded.counter("callerid_identified_total", &labels);
+        assert_eq!(counted, Some(times as u64 + 1), "{word}");
+    }
+    assert_eq!(named.len() + unnamed.len(), Source::ALL.len());
+}
