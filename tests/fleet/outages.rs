@@ -225,11 +225,11 @@ fn trap_19_a_redis_that_never_answers_delays_nobody() {
         })
         .collect();
     waits.sort_unstable();
+    // Each has 25 ms by design; a busy machine may stop everything for a while, once.
     let median = waits[waits.len() / 2];
-    assert!(
-        median < Duration::from_millis(250),
-        "{median:?}, at most 25 ms by design"
-    );
+    let long = waits.iter().filter(|wait| **wait > Duration::from_secs(1));
+    assert!(median < Duration::from_millis(250), "{median:?}");
+    assert!(long.count() <= 1, "{:?}", &waits[90..]);
     assert!(degraded(&demo));
     // No request was ever made to wait: nothing but attempts to connect has failed, a few a second.
     let attempts = troubles(&demo, "timeout") + troubles(&demo, "connect");
