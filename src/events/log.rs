@@ -21,6 +21,7 @@ pub(crate) struct EventLog {
     pub(crate) service: Arc<str>,
     pub(crate) instance: Arc<str>,
     next: AtomicU64,
+    #[cfg(feature = "dashboard")]
     began: Timestamp,
     events: Mutex<VecDeque<Arc<Event>>>,
     queues: Mutex<Vec<Weak<Queue>>>,
@@ -44,6 +45,7 @@ impl EventLog {
             service: service.into(),
             instance: instance.into(),
             next: AtomicU64::new(now.as_secs()),
+            #[cfg(feature = "dashboard")]
             began: now,
             events: Mutex::default(),
             queues: Mutex::default(),
@@ -66,6 +68,7 @@ impl EventLog {
     }
 
     /// Says something that was perhaps said before: what is older than this log is in it, and no news.
+    #[cfg(feature = "dashboard")]
     pub(crate) fn say_again(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) {
         let event = self.note(id, t, kind, body);
         if t > self.began.as_secs_f64() {
