@@ -238,6 +238,7 @@ export class Brake {
       ],
       lines: (values) => `[caller.${toml(name)}]\nexpect = { factor = ${values.factor}, until = "${inMinutes(Number(values.minutes) || 0)}" }`,
       button: "Expect it",
+      alone: true,
       send: (values) => this.send("v1/do/expect", { caller: name, factor: Number(values.factor), seconds: Number(values.minutes) * 60 }),
     });
   }
@@ -260,7 +261,7 @@ export class Brake {
     }
   }
 
-  open({ title, text, fields, lines, button, danger, send }) {
+  open({ title, text, fields, lines, button, danger, alone, send }) {
     const dialog = byId("dialog");
     const latest = this.latest();
     const inputs = new Map();
@@ -273,7 +274,7 @@ export class Brake {
     const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
-    const scope = latest?.scope === "fleet" ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
+    const scope = latest?.scope === "fleet" && !alone ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
     const form = el(
       "form",
