@@ -249,7 +249,7 @@ fn prometheus(target: SocketAddr) -> (Running, SocketAddr) {
     let rules = std::fs::read_to_string(place.join("callerid.rules.yml")).unwrap();
     std::fs::write(
         place.join("callerid.rules.yml"),
-        rules.replace("interval: 15s", "interval: 1s"),
+        rules.replace("interval: 5s", "interval: 1s"),
     )
     .unwrap();
     let running = Running::start(
