@@ -351,6 +351,13 @@ impl World {
                         }
                         let (class, took, again) = self.serve(&job, at, in_flight);
                         in_flight += 1;
+                        said.requests.push(Sent {
+                            at,
+                            took,
+                            client: job.client,
+                            route: job.route,
+                            class,
+                        });
                         let account = accounts.entry(self.row(job.client)).or_default();
                         account.in_flight += 1;
                         if live {
@@ -515,6 +522,18 @@ pub(crate) struct Said {
     pub(crate) events: Vec<Event>,
     /// Whom a clamp would have held, and when.
     pub(crate) held: Vec<(f64, String)>,
+    /// Every request, by when it started.
+    pub(crate) requests: Vec<Sent>,
+}
+
+/// A request of a client.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) struct Sent {
+    pub(crate) at: f64,
+    pub(crate) took: f64,
+    pub(crate) client: usize,
+    pub(crate) route: u32,
+    pub(crate) class: Class,
 }
 
 /// From `from` to `to`.
