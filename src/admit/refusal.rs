@@ -123,8 +123,8 @@ impl Refusal {
         self.reason
     }
 
-    /// The status of the answer over HTTP: 429; 503 where the service is full and no caller has more than its
-    /// share; 403 for a caller who is blocked without an end.
+    /// The status of the answer over HTTP: 429; 503 where the service is full and no caller has had more than its
+    /// share within a second; 403 for a caller who is blocked without an end.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status

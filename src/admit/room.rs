@@ -7,7 +7,7 @@
 //! computed every 20 to 100 ms, or earlier when a sixteenth of the ceiling has come or gone since: at most once in
 //! a microsecond for each caller, so that what a request pays does not grow with the number of callers.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,8 +66,21 @@ const GROUPS: usize = 3;
 struct Levels {
     level: Level,
     groups: [GroupLevels; GROUPS],
-    /// Somebody has more than its share.
-    crowded_out: AtomicBool,
+    /// When somebody had more than its share, or was refused more, last.
+    crowded_at: AtomicU64,
+}
+
+impl Levels {
+    fn crowded(&self, now: Timestamp) {
+        self.crowded_at.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Whoever is held down is below its share at times, and has crowded the others out all the same: one 503 at such
+    /// a moment, and a balancer would take the replica out.
+    fn is_crowded(&self, now: Timestamp) -> bool {
+        let at = self.crowded_at.load(Ordering::Relaxed);
+        at > 0 && now.since(Timestamp::from_nanos(at)) < ACTIVE
+    }
 }
 
 #[derive(Debug, Default)]
@@ -173,9 +186,10 @@ impl Room {
         self.held.fetch_sub(1, Ordering::AcqRel);
         if !below_share {
             seat.refused_at.store(now.as_nanos(), Ordering::Relaxed);
+            self.levels.crowded(now);
         }
         Err(Full {
-            caused: !below_share || self.levels.crowded_out.load(Ordering::Relaxed),
+            caused: self.levels.is_crowded(now),
         })
     }
 
@@ -298,10 +312,12 @@ impl Room {
     fn compute(&self, active: &mut Active, max: f64, levels: &Levels, now: Timestamp) {
         // By what callers have at this moment, one that has a request now and then would count as one that always
         // has one, and many of them would leave no share to speak of.
-        if !self.divide(active, max, false, levels, |seat| seat.demand(now)) {
+        if !self.divide(active, max, false, (levels, now), |seat| seat.demand(now)) {
             // Less was asked for on average than is taken now: somebody has just begun, or all have some more than
             // usual. Whoever has most gets no more.
-            self.divide(active, max, true, levels, |seat| seat.demand_at_once(now));
+            self.divide(active, max, true, (levels, now), |seat| {
+                seat.demand_at_once(now)
+            });
         }
     }
 
@@ -312,7 +328,7 @@ impl Room {
         active: &mut Active,
         max: f64,
         as_is: bool,
-        levels: &Levels,
+        (levels, now): (&Levels, Timestamp),
         demand: impl Fn(&Seat) -> Demand,
     ) -> bool {
         let Active {
@@ -364,7 +380,9 @@ impl Room {
             let occupied = seat.occupied.load(Ordering::SeqCst);
             is_too_much(occupied, share, demand(seat).wants)
         });
-        levels.crowded_out.store(crowded_out, Ordering::Relaxed);
+        if crowded_out {
+            levels.crowded(now);
+        }
         level.is_finite()
     }
 }

@@ -245,9 +245,17 @@ fn a_full_service_blames_a_group_that_has_more_than_its_share() {
     rig.wait(25);
     assert_eq!(rig.get("proven"), 429, "full, and not by nobody's fault");
     let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(20).hard_max(20)));
-    let _flood = hold(&rig, "flood", 100);
+    let flood = hold(&rig, "flood", 100);
     rig.wait(25);
     assert_eq!(rig.get("calm"), 429);
+    // The flood has gone below its share for a moment: it was the flood all the same.
+    let mut flood = flood;
+    flood.truncate(5);
+    let _others: Vec<_> = (0..15)
+        .flat_map(|name| hold(&rig, &format!("c{name}"), 1))
+        .collect();
+    rig.wait(200);
+    assert_eq!(rig.get("proven"), 429);
     let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(20).hard_max(20)));
     let _held: Vec<_> = (0..20)
         .flat_map(|name| hold(&rig, &format!("c{name}"), 1))
