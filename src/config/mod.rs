@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 pub(crate) use self::file::Contents;
+#[cfg(feature = "redis")]
+use crate::admit::fleet::Fleet;
 use crate::admit::policy::CallerPolicy;
 use crate::admit::{Mode, Policies, Policy};
 use crate::builder::{Builder, visible};
@@ -246,6 +248,9 @@ struct State {
     base: Base,
     /// What the files say.
     mode: Option<Mode>,
+    /// The same of the fleet, at the start or at the last reload.
+    #[cfg(feature = "redis")]
+    fleet: Option<Fleet>,
     loaded: Option<(String, bool)>,
 }
 
@@ -263,6 +268,8 @@ impl Config {
         Self(Mutex::new(State {
             base,
             mode: loaded.and_then(|loaded| loaded.contents.mode),
+            #[cfg(feature = "redis")]
+            fleet: loaded.and_then(|loaded| loaded.contents.fleet.clone()),
             loaded: loaded.map(|loaded| (loaded.hash(), true)),
         }))
     }
@@ -314,7 +321,7 @@ impl Callers {
     /// Reads the configuration again, from these files, and puts all of it in force for the next request: policies,
     /// the roster with its API keys, `exempt`, and `mode`. Buckets whose quota stays are left as they are; a changed
     /// one inherits what is spent. A mode that [`Callers::set_mode`] has set stays, unless the files say another
-    /// than before. `[fleet]` is read at the start only.
+    /// than before. `[fleet]` is read at the start only; a change of it is logged as a warning.
     ///
     /// # Errors
     ///
@@ -337,6 +344,13 @@ impl Callers {
                     core.admission.set_mode(mode.unwrap_or_default());
                 }
                 core.admission.show();
+                #[cfg(feature = "redis")]
+                if new.loaded.contents.fleet != state.fleet {
+                    tracing::warn!(
+                        "callerid: [fleet] has changed, and is read at the start only: restart to put it in force"
+                    );
+                    state.fleet.clone_from(&new.loaded.contents.fleet);
+                }
                 let hash = new.loaded.hash();
                 let pin = Pin::new(Change::Config).version(&hash);
                 self.upkeep().watch.ours(pin.text("read again"), now);

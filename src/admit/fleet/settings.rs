@@ -21,7 +21,7 @@ const LONGEST: usize = 64;
 ///     .build()?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Fleet {
     pub(crate) namespace: Option<String>,
     pub(crate) redis: Option<String>,
