@@ -6,7 +6,7 @@ use std::sync::Arc;
 use metrics::Label;
 
 #[cfg(feature = "redis")]
-use crate::admit::fleet::Trouble;
+use crate::admit::fleet::{Part, Trouble};
 use crate::admit::{Mode, Scope};
 use crate::caller::{EXEMPT, OTHER, Provenance};
 use crate::pipeline::Core;
@@ -29,6 +29,8 @@ pub(crate) struct Gauges {
     info: HashMap<[String; 5], GaugeHandle>,
     /// By caller and id.
     keys: HashMap<(String, String), GaugeHandle>,
+    #[cfg(feature = "redis")]
+    has_fleet: bool,
     #[cfg(feature = "redis")]
     degraded: GaugeHandle,
     #[cfg(feature = "redis")]
@@ -57,6 +59,8 @@ impl Gauges {
             info: HashMap::new(),
             keys: HashMap::new(),
             #[cfg(feature = "redis")]
+            has_fleet: false,
+            #[cfg(feature = "redis")]
             degraded: GaugeHandle::new(names::LIMITER_DEGRADED, Vec::new()),
             #[cfg(feature = "redis")]
             troubles: Trouble::ALL.into_iter().map(troubles).collect(),
@@ -79,15 +83,25 @@ impl Gauges {
         self.flush_info(&roster, flush);
         self.flush_keys(&roster, flush);
         #[cfg(feature = "redis")]
-        if let Some(fleet) = upkeep.core.admission.fleet() {
-            let degraded = if fleet.is_degraded() { 1.0 } else { 0.0 };
-            self.degraded.set(degraded, flush);
-            for (counter, (_, total)) in self.troubles.iter_mut().zip(fleet.troubles()) {
-                counter.bring_to(total, flush);
-            }
+        if let Some(part) = upkeep.core.admission.fleet() {
+            self.flush_fleet(part, flush);
         }
         #[cfg(feature = "config")]
         self.flush_config(&upkeep.config, flush);
+    }
+
+    #[cfg(feature = "redis")]
+    fn flush_fleet(&mut self, part: &Part, flush: &Flush<'_>) {
+        let degraded = part.pool().as_ref().map(|pool| pool.is_degraded());
+        self.has_fleet |= degraded.is_some();
+        // A fleet that was left is not missed.
+        if self.has_fleet {
+            let degraded = if degraded == Some(true) { 1.0 } else { 0.0 };
+            self.degraded.set(degraded, flush);
+            for (counter, total) in self.troubles.iter_mut().zip(part.trouble_totals()) {
+                counter.bring_to(total, flush);
+            }
+        }
     }
 
     fn flush_quotas(&mut self, core: &Core, flush: &Flush<'_>) {

@@ -159,7 +159,7 @@ impl Keeper {
             return Ok(Some(changed));
         }
         #[cfg(feature = "redis")]
-        if self.board.is_some() {
+        if self.board().is_some() {
             if !self.publish(&next)? {
                 return Ok(None);
             }

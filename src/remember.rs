@@ -159,11 +159,8 @@ impl Upkeep {
         #[cfg(feature = "redis")]
         let keeper = {
             let mut keeper = keeper;
-            keeper.board = self
-                .core
-                .admission
-                .fleet()
-                .and_then(|pool| pool.board().cloned());
+            let part = self.core.admission.fleet();
+            keeper.board = part.map(|part| Arc::clone(part.board()));
             let kept = keeper.kept().clone();
             *lock(&keeper.base) = kept;
             keeper

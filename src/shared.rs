@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::admit::fleet::board::{Note, Put};
+use crate::admit::fleet::board::{Board, Note, Put};
 use crate::clock::Timestamp;
 use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
 use crate::record::row::lock;
@@ -23,7 +23,7 @@ const BRAKES: usize = 1_000;
 impl Keeper {
     /// Puts it where all replicas see it; false where another was first, whose version is known then.
     pub(crate) fn publish(&self, next: &Kept) -> io::Result<bool> {
-        let Some(board) = &self.board else {
+        let Some(board) = self.board() else {
             return Ok(false);
         };
         let token = lock(&self.token).clone();
@@ -55,9 +55,14 @@ impl Keeper {
         *lock(&self.token) = note.token;
     }
 
+    /// Where replicas share it, while there is a fleet with a Redis.
+    pub(crate) fn board(&self) -> Option<&Arc<Board>> {
+        self.board.as_ref().filter(|board| board.is_there())
+    }
+
     /// Whether changes are made on all replicas, as far as is known.
     pub(crate) fn is_shared(&self) -> bool {
-        self.board.as_ref().is_some_and(|board| board.is_up())
+        self.board().is_some_and(|board| board.is_up())
     }
 }
 
@@ -106,7 +111,7 @@ fn same_brake(a: Option<&Brake>, b: Option<&Brake>) -> bool {
 impl Upkeep {
     /// Learns what the other replicas have done, and tells them what was done here. Waits for nothing.
     pub(crate) fn share(&self, now: Timestamp) {
-        let Some(board) = &self.keeper.board else {
+        let Some(board) = self.keeper.board() else {
             return;
         };
         let Some(alone) = self.keeper.try_alone() else {

@@ -322,3 +322,54 @@ fn a_status_of_a_fleet_without_a_redis_is_an_error_that_shows_no_password() {
         assert!(!stderr.contains("hunter2"), "{stderr}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_moves_to_another_redis_with_a_reload() {
+    let (old, new) = (Redis::start(), Redis::start());
+    let file = std::env::temp_dir().join(format!("callerid-moves-{}.toml", std::process::id()));
+    let write = |redis: &Redis| {
+        let text = format!(
+            "[fleet]\nnamespace = \"prices\"\nredis = \"{}\"\n",
+            redis.url()
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write(&old);
+    let of = |name| {
+        table(|builder| {
+            builder
+                .service("prices")
+                .instance(name)
+                .config(&file)
+                .unwrap()
+        })
+    };
+    let [a, b] = [of("a"), of("b")];
+    let both = [&a, &b];
+    for table in both {
+        table.send("x-client-id", "loud", 200, 1).await;
+    }
+    up(&both).await;
+    let hold = json!({"caller": "loud", "seconds": 600});
+    assert_eq!(act(&a, "block", hold).await.json()["scope"], "fleet");
+    until(&both, "blocked there", || said(&b, "held, as on the other"));
+    write(&new);
+    for table in both {
+        table.callers.reload([&file]).unwrap();
+    }
+    drop(old);
+    up(&both).await;
+    for table in both {
+        assert_ne!(status(table, "loud").await, 200);
+    }
+    let pin = json!({"pin": "flag", "text": "new cache"});
+    assert_eq!(act(&b, "pin", pin).await.json()["scope"], "fleet");
+    until(&both, "pinned there", || said(&a, "new cache"));
+    assert!(new.keys().contains(&"callerid:prices:shared".to_owned()));
+    // And nowhere, where there is no fleet any more.
+    std::fs::write(&file, "").unwrap();
+    a.callers.reload([&file]).unwrap();
+    let pin = json!({"pin": "flag", "text": "old cache"});
+    assert_eq!(act(&a, "pin", pin).await.json()["scope"], "replica");
+    let _ = std::fs::remove_file(&file);
+}

@@ -224,6 +224,12 @@ impl Bucket {
         self.lack(now).tokens(now) > 0.0
     }
 
+    /// Tokens that are missing, with those that are on their way back.
+    #[cfg(feature = "redis")]
+    pub(super) fn missing(&self, now: Timestamp) -> u32 {
+        self.lack(now).tokens(now).ceil() as u32
+    }
+
     /// Whole tokens that are left.
     pub(super) fn left(&self, now: Timestamp) -> u64 {
         self.capacity().saturating_sub(self.debt(now)) / self.period()

@@ -277,8 +277,13 @@ impl Admission {
         let met = met.and_then(|()| self.known_of_fleet(&mut way, terms, measure, ask.now));
         let met = met.and_then(|()| self.shared_limits(&mut way, terms, ask.now));
         #[cfg(feature = "redis")]
-        let met = match (&self.fleet, met, way.must_ask(terms, measure)) {
-            (Some(pool), Ok(()), Some(cell)) => match pool.ask(cell, way.taken.cost, ask.now) {
+        let cell = way.must_ask(terms, measure);
+        #[cfg(feature = "redis")]
+        let pool = cell.and(self.fleet.as_ref()).map(fleet::Part::pool);
+        #[cfg(feature = "redis")]
+        let met = match (pool.as_deref(), met, cell) {
+            (Some(Some(pool)), Ok(()), Some(cell)) => match pool.ask(cell, way.taken.cost, ask.now)
+            {
                 fleet::Asked::Known(known) => way.meet(terms.mode, |_| spent(known, cell.quota)),
                 fleet::Asked::Later(asked) => {
                     return Verdict::Wait(Waiting {
@@ -310,8 +315,10 @@ impl Admission {
         measure: Measure<'_>,
         now: Timestamp,
     ) -> Result<(), Denial> {
-        match (&self.fleet, way.must_ask(terms, measure)) {
-            (Some(pool), Some(cell)) => {
+        let cell = way.must_ask(terms, measure);
+        let pool = cell.and(self.fleet.as_ref()).map(fleet::Part::pool);
+        match (pool.as_deref(), cell) {
+            (Some(Some(pool)), Some(cell)) => {
                 let known = pool.look(cell, way.taken.cost, now);
                 way.meet(terms.mode, |_| spent(known, cell.quota))
             }
@@ -327,9 +334,10 @@ impl Admission {
         now: impl FnOnce() -> Timestamp,
         cx: &mut Context<'_>,
     ) -> Poll<Heard> {
-        match &self.fleet {
-            Some(pool) => pool.poll(&mut waiting.asked, now, cx).map(Heard),
-            None => Poll::Ready(Heard(Ok(()))),
+        let pool = self.fleet.as_ref().map(fleet::Part::pool);
+        match pool.as_deref() {
+            Some(Some(pool)) => pool.poll(&mut waiting.asked, now, cx).map(Heard),
+            _ => Poll::Ready(Heard(Ok(()))),
         }
     }
 
@@ -418,16 +426,18 @@ impl Admission {
         let block = book.clamps.block_of(subject.name);
         tables.splice(0..0, &block);
         let total = book.totals.get(subject.provenance as usize);
+        #[cfg(feature = "redis")]
+        let pool = self.fleet.as_ref().map(fleet::Part::pool);
         let found = Found {
             tables: &tables,
             total: total.and_then(Total::in_force),
             ceiling: book.policies.ceiling.map(|ceiling| ceiling.mode),
             clamp: book.clamps.of(subject.name),
             #[cfg(feature = "redis")]
-            fleet: self
-                .fleet
-                .as_ref()
-                .map(|pool| (pool, subject, book.policies.scope)),
+            fleet: match pool.as_deref() {
+                Some(Some(pool)) => Some((&**pool, subject, book.policies.scope)),
+                _ => None,
+            },
         };
         // As of the change: a caller that has waited since then has waited under this quota.
         let terms = Terms::new(generation, found, before.as_deref(), book.since);

@@ -87,7 +87,7 @@ pub(crate) struct Admission {
     /// Callers with a brake on.
     brakes: AtomicUsize,
     #[cfg(feature = "redis")]
-    fleet: Option<fleet::Pool>,
+    fleet: Option<fleet::Part>,
 }
 
 /// Policies of one generation.
@@ -145,15 +145,33 @@ impl Admission {
     }
 
     #[cfg(feature = "redis")]
-    pub(crate) fn with_fleet(mut self, fleet: Option<fleet::Pool>) -> Self {
-        self.fleet = fleet;
+    pub(crate) fn with_fleet(mut self, fleet: fleet::Part) -> Self {
+        self.fleet = Some(fleet);
         self
     }
 
-    /// This replica's part in the fleet, if there is one.
+    /// This replica's part in a fleet, if it can have one.
     #[cfg(feature = "redis")]
-    pub(crate) fn fleet(&self) -> Option<&fleet::Pool> {
+    pub(crate) fn fleet(&self) -> Option<&fleet::Part> {
         self.fleet.as_ref()
+    }
+
+    /// Puts other policies in force, and the fleet over which they are counted.
+    #[cfg(all(feature = "config", feature = "redis"))]
+    pub(crate) fn set_policies_of(&self, fleet: fleet::Next, policies: Policies, now: Timestamp) {
+        let set = || self.set_policies(policies, now);
+        match (&self.fleet, fleet) {
+            (None, _) | (_, fleet::Next::Same) => set(),
+            (Some(part), fleet::Next::Other(pool)) => {
+                part.join(Some(pool));
+                set();
+            }
+            (Some(part), fleet::Next::Nobody) => {
+                // Nobody is asked first.
+                set();
+                part.join(None);
+            }
+        }
     }
 
     /// Puts other policies in force for the next request. Buckets whose quota stays are left as they are.

@@ -78,13 +78,14 @@ impl Tokens {
         #[cfg(feature = "redis")]
         {
             let last = || match &self.shared {
-                Some(cell) => Some(cell.share()),
+                Some(cell) => Some(cell.settled(now)),
                 None => self.account.last().cloned(),
             };
             if let (Some((pool, subject)), Some(quota)) = (found.pool(), written) {
-                let cell = match &self.shared {
-                    Some(cell) if cell.quota == quota => Arc::clone(cell),
-                    _ => Arc::new(pool.cell(subject, route, quota, last().as_deref(), now)),
+                let cell = match (&self.shared, last()) {
+                    (Some(cell), _) if cell.quota == quota => Arc::clone(cell),
+                    (None, Some(own)) => pool.cell_after(subject, route, quota, &own, now),
+                    (_, last) => Arc::new(pool.cell(subject, route, quota, last.as_deref(), now)),
                 };
                 return Self {
                     account: self.account.under(None, now),

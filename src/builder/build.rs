@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::{BuildError, Builder, EXPORTED, PAIRS, RESERVED, SERIES, random_key};
 use crate::admit::Admission;
 #[cfg(feature = "redis")]
-use crate::admit::fleet::Pool;
+use crate::admit::fleet::Part;
 use crate::admit::policy::CallerPolicy;
 use crate::callers::Callers;
 use crate::clock::{MonotonicClock, Ticker};
@@ -79,8 +79,9 @@ impl Builder {
             return Err(BuildError::of(problems));
         };
         #[cfg(feature = "redis")]
-        let fleet = Pool::of(self.fleet.as_ref(), self.inferred_key.as_deref(), &ticker)
-            .map_err(BuildError::of)?;
+        let fleet = Part::new(self.inferred_key.as_deref(), &ticker);
+        #[cfg(feature = "redis")]
+        fleet.enter(self.fleet.as_ref()).map_err(BuildError::of)?;
         let limits = Limits {
             tracked: self.tracked,
             exported,
@@ -146,6 +147,8 @@ impl Builder {
             accounts: self.accounts.clone(),
             mode: self.mode,
             exempt: self.exempt.clone(),
+            #[cfg(feature = "redis")]
+            fleet: self.fleet.clone(),
         };
         if let Some(contents) = loaded.as_ref().map(|loaded| &loaded.contents) {
             (self.policies, self.accounts) = contents.over(&self.policies, &self.accounts);
@@ -154,8 +157,8 @@ impl Builder {
                 self.exempt.clone_from(exempt);
             }
             #[cfg(feature = "redis")]
-            if let Some(fleet) = &contents.fleet {
-                self.fleet = Some(fleet.clone().over(self.fleet.as_ref()));
+            {
+                self.fleet = contents.fleet_over(self.fleet.as_ref());
             }
         }
         crate::config::Config::new(base, loaded.as_ref())

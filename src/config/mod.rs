@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 pub(crate) use self::file::Contents;
 #[cfg(feature = "redis")]
-use crate::admit::fleet::Fleet;
+use crate::admit::fleet::{Fleet, Next};
 use crate::admit::policy::CallerPolicy;
 use crate::admit::{Mode, Policies, Policy};
 use crate::builder::{Builder, visible};
@@ -156,6 +156,15 @@ fn overlay(table: &mut Table, later: Table) {
 }
 
 impl Contents {
+    /// The fleet of the files, with what they leave open from that of the program.
+    #[cfg(feature = "redis")]
+    pub(crate) fn fleet_over(&self, base: Option<&Fleet>) -> Option<Fleet> {
+        match &self.fleet {
+            Some(fleet) => Some(fleet.clone().over(base)),
+            None => base.cloned(),
+        }
+    }
+
     #[cfg(feature = "replay")]
     fn leave_fleet(&mut self) {
         #[cfg(feature = "redis")]
@@ -241,16 +250,17 @@ impl Policy {
 
 /// What a running table remembers of its configuration.
 #[derive(Debug, Default)]
-pub(crate) struct Config(Mutex<State>);
+pub(crate) struct Config {
+    base: Base,
+    state: Mutex<State>,
+    /// Held over a reload, which may wait for a Redis.
+    reloading: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    base: Base,
     /// What the files say.
     mode: Option<Mode>,
-    /// The same of the fleet, at the start or at the last reload.
-    #[cfg(feature = "redis")]
-    fleet: Option<Fleet>,
     loaded: Option<(String, bool)>,
 }
 
@@ -261,22 +271,25 @@ pub(crate) struct Base {
     pub(crate) accounts: Vec<Account>,
     pub(crate) mode: Option<Mode>,
     pub(crate) exempt: Vec<String>,
+    #[cfg(feature = "redis")]
+    pub(crate) fleet: Option<Fleet>,
 }
 
 impl Config {
     pub(crate) fn new(base: Base, loaded: Option<&Loaded>) -> Self {
-        Self(Mutex::new(State {
+        Self {
             base,
-            mode: loaded.and_then(|loaded| loaded.contents.mode),
-            #[cfg(feature = "redis")]
-            fleet: loaded.and_then(|loaded| loaded.contents.fleet.clone()),
-            loaded: loaded.map(|loaded| (loaded.hash(), true)),
-        }))
+            state: Mutex::new(State {
+                mode: loaded.and_then(|loaded| loaded.contents.mode),
+                loaded: loaded.map(|loaded| (loaded.hash(), true)),
+            }),
+            reloading: Mutex::default(),
+        }
     }
 
     /// The hash of what is in force, and whether the last load succeeded; `None` without a file.
     pub(crate) fn state(&self) -> Option<(String, bool)> {
-        lock(&self.0).loaded.clone()
+        lock(&self.state).loaded.clone()
     }
 }
 
@@ -319,9 +332,9 @@ pub(crate) fn wall_time() -> Timestamp {
 
 impl Callers {
     /// Reads the configuration again, from these files, and puts all of it in force for the next request: policies,
-    /// the roster with its API keys, `exempt`, and `mode`. Buckets whose quota stays are left as they are; a changed
-    /// one inherits what is spent. A mode that [`Callers::set_mode`] has set stays, unless the files say another
-    /// than before. `[fleet]` is read at the start only; a change of it is logged as a warning.
+    /// the roster with its API keys, `exempt`, `mode` and `[fleet]`. Buckets whose quota stays are left as they are; a
+    /// changed one inherits what is spent. A mode that [`Callers::set_mode`] has set stays, unless the files say another
+    /// than before. A changed `[fleet]` is waited for up to half a second, as at the start.
     ///
     /// # Errors
     ///
@@ -332,25 +345,23 @@ impl Callers {
         paths: impl IntoIterator<Item = P>,
     ) -> Result<(), ConfigError> {
         let (core, config) = (&self.upkeep().core, &self.upkeep().config);
+        let _one_at_a_time = lock(&config.reloading);
         let now = core.ticker.now();
-        let mut state = lock(&config.0);
-        match load(core, &state.base, paths, now) {
+        let read = load(core, &config.base, paths, now);
+        let mut state = lock(&config.state);
+        match read {
             Ok(new) => {
                 core.set_standing(new.roster, new.exempt);
+                #[cfg(feature = "redis")]
+                core.admission.set_policies_of(new.fleet, new.policies, now);
+                #[cfg(not(feature = "redis"))]
                 core.admission.set_policies(new.policies, now);
                 if new.loaded.contents.mode != state.mode {
                     state.mode = new.loaded.contents.mode;
-                    let mode = state.mode.or(state.base.mode);
+                    let mode = state.mode.or(config.base.mode);
                     core.admission.set_mode(mode.unwrap_or_default());
                 }
                 core.admission.show();
-                #[cfg(feature = "redis")]
-                if new.loaded.contents.fleet != state.fleet {
-                    tracing::warn!(
-                        "callerid: [fleet] has changed, and is read at the start only: restart to put it in force"
-                    );
-                    state.fleet.clone_from(&new.loaded.contents.fleet);
-                }
                 let hash = new.loaded.hash();
                 let pin = Pin::new(Change::Config).version(&hash);
                 self.upkeep().watch.ours(pin.text("read again"), now);
@@ -377,6 +388,8 @@ struct Reloaded {
     policies: Policies,
     roster: Roster,
     exempt: Exempt,
+    #[cfg(feature = "redis")]
+    fleet: Next,
 }
 
 fn load<P: AsRef<Path>>(
@@ -394,19 +407,26 @@ fn load<P: AsRef<Path>>(
     let (policies, accounts) = loaded.contents.over(&base.policies, &base.accounts);
     problems.extend(policies.problems(now));
     #[cfg(feature = "redis")]
-    if core.admission.fleet().is_none() {
-        problems.extend(policies.without_fleet());
-    }
+    let fleet = loaded.contents.fleet_over(base.fleet.as_ref());
+    #[cfg(feature = "redis")]
+    problems.extend(policies.problems_of_fleet(fleet.as_ref()));
     let exempt = loaded.contents.exempt.as_ref().unwrap_or(&base.exempt);
     match (Roster::new(accounts), Exempt::new(exempt)) {
         (Ok(roster), Ok(exempt)) => {
             problems.extend(core.registry.cannot_enrol(&roster));
             ConfigError::of(problems)?;
+            #[cfg(feature = "redis")]
+            let prepared = match core.admission.fleet() {
+                Some(part) => part.prepare(fleet.as_ref()),
+                None => Ok(Next::Same),
+            };
             Ok(Reloaded {
                 loaded,
                 policies,
                 roster,
                 exempt,
+                #[cfg(feature = "redis")]
+                fleet: prepared.map_err(|problems| ConfigError { problems })?,
             })
         }
         (roster, exempt) => {

@@ -308,27 +308,6 @@ fn trap_26_rates_are_shown_as_they_were_understood_at_the_start_and_at_a_reload(
 }
 
 #[test]
-fn a_fleet_that_a_reload_cannot_change_is_said() {
-    let fleet = |on_failure: &str| {
-        format!(
-            "[fleet]\nnamespace = \"x\"\nredis = \"redis://127.0.0.1:1\"\non_failure = \"{on_failure}\"\n"
-        )
-    };
-    let file = File::new(&fleet("open"));
-    let callers = rig(&[&file]).callers;
-    let warned = |text: &str| {
-        file.write(text);
-        let said = logged(|| callers.reload([&file.0]).unwrap());
-        let said = said.iter().filter(|line| line.contains("[fleet]"));
-        said.filter(|line| line.starts_with("WARN")).count()
-    };
-    assert_eq!(warned(&fleet("open")), 0);
-    assert_eq!(warned(&fleet("closed")), 1);
-    assert_eq!(warned(&fleet("closed")), 0, "said once");
-    assert_eq!(warned("mode = \"shadow\"\n"), 1);
-}
-
-#[test]
 fn costs_quotas_of_routes_streams_and_totals_of_the_file_are_in_force() {
     use http_body_util::BodyExt;
     use tower::{Layer, Service};

@@ -9,5 +9,6 @@ mod hostile;
 mod outages;
 #[path = "../programs/mod.rs"]
 mod programs;
+mod reload;
 mod server;
 mod sharing;

@@ -226,7 +226,7 @@ fn answer_without_a_runtime(callers: &Callers, name: &str) -> Response {
     block_on(service.call(request.unwrap())).unwrap()
 }
 
-fn status_without_a_runtime(callers: &Callers, name: &str) -> u16 {
+pub(crate) fn status_without_a_runtime(callers: &Callers, name: &str) -> u16 {
     answer_without_a_runtime(callers, name).status().as_u16()
 }
 

@@ -43,37 +43,88 @@ pub(crate) enum Put {
 }
 
 pub(crate) struct Board {
-    key: String,
     script: Script,
-    runtime: Handle,
-    /// That of the worker, while it is good.
-    connection: Mutex<Option<MultiplexedConnection>>,
+    lent: Mutex<Option<Lent>>,
     news: Mutex<Option<Note>>,
     heard: AtomicBool,
     asking: AtomicBool,
 }
 
+/// Where it is kept, and how to get there.
+#[derive(Clone)]
+struct Lent {
+    key: String,
+    runtime: Handle,
+    /// That of the worker, while it is good.
+    connection: Option<MultiplexedConnection>,
+    turn: u64,
+}
+
+/// A worker that lends its connection, until another one does.
+pub(super) struct Lender {
+    board: Arc<Board>,
+    turn: u64,
+}
+
+impl Lender {
+    pub(super) fn lend(&self, connection: Option<MultiplexedConnection>) {
+        let mut lent = lock(&self.board.lent);
+        if let Some(lent) = lent.as_mut().filter(|lent| lent.turn == self.turn) {
+            self.board.heard.store(false, Ordering::Release);
+            lent.connection = connection;
+        }
+    }
+}
+
 impl Board {
-    pub(super) fn new(namespace: &str, runtime: Handle) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            key: key(namespace),
             script: Script::new(SCRIPT),
-            runtime,
-            connection: Mutex::default(),
+            lent: Mutex::default(),
             news: Mutex::default(),
             heard: AtomicBool::new(false),
             asking: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn lend(&self, connection: Option<MultiplexedConnection>) {
+    /// The board of this fleet from now on, through who lends the connection.
+    pub(super) fn of(self: &Arc<Self>, namespace: &str, runtime: Handle) -> Lender {
+        let mut lent = lock(&self.lent);
+        let turn = lent.as_ref().map_or(0, |lent| lent.turn + 1);
+        *lent = Some(Lent {
+            key: key(namespace),
+            runtime,
+            connection: None,
+            turn,
+        });
         self.heard.store(false, Ordering::Release);
-        *lock(&self.connection) = connection;
+        // Who asked through the last one may never hear.
+        self.asking.store(false, Ordering::Release);
+        Lender {
+            board: Arc::clone(self),
+            turn,
+        }
+    }
+
+    /// There is no fleet any more, or none with a Redis.
+    pub(super) fn of_nobody(&self) {
+        *lock(&self.lent) = None;
+    }
+
+    /// Whether there is a Redis, which may be away.
+    pub(crate) fn is_there(&self) -> bool {
+        lock(&self.lent).is_some()
     }
 
     /// Whether an answer has come over this connection.
     pub(crate) fn is_up(&self) -> bool {
-        self.heard.load(Ordering::Acquire) && lock(&self.connection).is_some()
+        let lent = lock(&self.lent);
+        let connected = lent.as_ref().is_some_and(|lent| lent.connection.is_some());
+        connected && self.heard.load(Ordering::Acquire)
+    }
+
+    fn lent(&self) -> Option<Lent> {
+        lock(&self.lent).clone()
     }
 
     /// What has taken the place of the text that was known, once.
@@ -83,13 +134,23 @@ impl Board {
 
     /// Asks whether the text is still that of the token; waits for nothing.
     pub(crate) fn look(self: &Arc<Self>, token: String) {
+        let Some(lent) = self.lent() else {
+            return;
+        };
         if self.asking.swap(true, Ordering::AcqRel) {
             return;
         }
         let board = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let said = tokio::time::timeout(PATIENCE, board.say(&token, String::new())).await;
+        let (runtime, turn) = (lent.runtime.clone(), lent.turn);
+        runtime.spawn(async move {
+            let saying = board.say(lent, &token, String::new());
+            let said = tokio::time::timeout(PATIENCE, saying).await;
             let said = said.ok().flatten();
+            // What another fleet says by now is not this one's.
+            let still = lock(&board.lent);
+            if still.as_ref().is_none_or(|lent| lent.turn != turn) {
+                return;
+            }
             board.heard.store(said.is_some(), Ordering::Release);
             if let Some((false, note)) = said {
                 *lock(&board.news) = Some(note);
@@ -105,10 +166,14 @@ impl Board {
         if whole.len() > LARGEST {
             return Put::TooLarge;
         }
+        let Some(lent) = self.lent() else {
+            return Put::Away;
+        };
         let (tell, told) = mpsc::sync_channel(1);
         let board = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let said = tokio::time::timeout(PATIENCE, board.say(&token, whole)).await;
+        let runtime = lent.runtime.clone();
+        runtime.spawn(async move {
+            let said = tokio::time::timeout(PATIENCE, board.say(lent, &token, whole)).await;
             // Who waited may be gone.
             let _ = tell.send(said.ok().flatten());
         });
@@ -122,9 +187,9 @@ impl Board {
         }
     }
 
-    async fn say(&self, token: &str, whole: String) -> Option<(bool, Note)> {
-        let mut connection = lock(&self.connection).clone()?;
-        let mut call = self.script.key(&self.key);
+    async fn say(&self, lent: Lent, token: &str, whole: String) -> Option<(bool, Note)> {
+        let mut connection = lent.connection?;
+        let mut call = self.script.key(&lent.key);
         call.arg(token).arg(whole).arg(LARGEST);
         let said: redis::RedisResult<(i64, String)> = call.invoke_async(&mut connection).await;
         let (same, whole) = said.ok()?;

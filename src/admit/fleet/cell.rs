@@ -139,6 +139,13 @@ impl Cell {
         self.share.load_full()
     }
 
+    /// The share, with all that was used charged to it.
+    pub(crate) fn settled(&self, now: Timestamp) -> Arc<Bucket> {
+        let share = self.share();
+        self.settle(share.parts(), now);
+        share
+    }
+
     pub(crate) fn share(&self) -> Arc<Bucket> {
         self.share.load_full()
     }

@@ -22,7 +22,8 @@ pub(super) struct Ask {
     pub(super) cell: Arc<Cell>,
     pub(super) cost: u32,
     pub(super) since: Timestamp,
-    pub(super) answer: oneshot::Sender<Answer>,
+    /// None where tokens are taken that were spent before they were the fleet's.
+    pub(super) answer: Option<oneshot::Sender<Answer>>,
 }
 
 /// What a request that waits is told.
@@ -37,7 +38,7 @@ pub(super) enum Answer {
 impl Ask {
     /// Says whether anybody still waits.
     pub(super) fn tell(self, answer: Answer) -> bool {
-        self.answer.send(answer).is_ok()
+        self.answer.is_some_and(|wait| wait.send(answer).is_ok())
     }
 }
 
@@ -45,6 +46,7 @@ impl Ask {
 pub(super) struct Call {
     cell: Arc<Cell>,
     want: u32,
+    /// With 0 what is granted is gone.
     least: u32,
     pub(super) waiting: Vec<Ask>,
 }
@@ -79,6 +81,15 @@ impl Desk {
         let mut calls: Vec<Call> = Vec::new();
         let mut places = HashMap::new();
         for ask in asks {
+            if ask.answer.is_none() {
+                calls.push(Call {
+                    cell: ask.cell,
+                    want: ask.cost,
+                    least: 0,
+                    waiting: Vec::new(),
+                });
+                continue;
+            }
             let known = if self.leased {
                 ask.cell.take(ask.cost, now)
             } else {
@@ -112,7 +123,7 @@ impl Desk {
                 }
             }
         }
-        for call in &mut calls {
+        for call in calls.iter_mut().filter(|call| call.least > 0) {
             let sizing = self.sizing(&call.cell);
             let ahead = sizing.ran_dry();
             if self.leased {
@@ -163,9 +174,12 @@ impl Desk {
         let Call {
             cell,
             want,
+            least,
             waiting,
-            ..
         } = call;
+        if least == 0 {
+            return;
+        }
         // Until the next token is there, or a moment longer: to ask for each token alone is dear.
         let next = reply.wait(1, &cell.quota);
         let silence = if self.leased {

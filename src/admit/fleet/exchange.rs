@@ -56,11 +56,11 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// The address has been looked at: [`super::Fleet::problems`].
-    pub(super) fn new(client: redis::Client, namespace: &str) -> Self {
+    pub(super) fn new(client: redis::Client, namespace: &str, name: String) -> Self {
         Self {
             client,
             prefix: format!("callerid:{namespace}:"),
-            name: format!("{:032x}", fastrand::u128(..)),
+            name,
             bucket: Script::new(BUCKET),
             replicas: Script::new(REPLICAS),
         }

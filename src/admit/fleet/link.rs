@@ -1,5 +1,6 @@
 //! What the request path knows of the Redis: a few numbers, written by the thread that talks to it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Why the Redis was of no help. A metric label, hence a closed set.
@@ -33,16 +34,43 @@ impl Trouble {
 pub(crate) struct Link {
     up: AtomicBool,
     replicas: AtomicU32,
-    troubles: [AtomicU64; Trouble::ALL.len()],
+    /// Another connection takes this one's place: the replica is not gone.
+    stays: AtomicBool,
+    troubles: Arc<Troubles>,
+}
+
+/// How often the Redis was of no help, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles([AtomicU64; Trouble::ALL.len()]);
+
+impl Troubles {
+    fn count(&self, trouble: Trouble) {
+        if let Some(count) = self.0.get(trouble as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn totals(&self) -> [u64; Trouble::ALL.len()] {
+        self.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
 }
 
 impl Link {
-    pub(super) fn new(up: bool, replicas: u32) -> Self {
+    pub(super) fn new(up: bool, replicas: u32, troubles: Arc<Troubles>) -> Self {
         Self {
             up: AtomicBool::new(up),
-            replicas: AtomicU32::new(replicas),
-            troubles: Default::default(),
+            replicas: AtomicU32::new(replicas.max(1)),
+            stays: AtomicBool::new(false),
+            troubles,
         }
+    }
+
+    pub(super) fn stay(&self) {
+        self.stays.store(true, Ordering::Release);
+    }
+
+    pub(super) fn stays(&self) -> bool {
+        self.stays.load(Ordering::Acquire)
     }
 
     #[inline]
@@ -64,18 +92,6 @@ impl Link {
     }
 
     pub(super) fn count(&self, trouble: Trouble) {
-        if let Some(count) = self.troubles.get(trouble as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn troubles(&self) -> [(Trouble, u64); Trouble::ALL.len()] {
-        Trouble::ALL.map(|trouble| {
-            let count = self.troubles.get(trouble as usize);
-            (
-                trouble,
-                count.map_or(0, |count| count.load(Ordering::Relaxed)),
-            )
-        })
+        self.troubles.count(trouble);
     }
 }

@@ -14,6 +14,7 @@ mod cell;
 mod desk;
 mod exchange;
 mod link;
+mod part;
 #[cfg(feature = "dashboard")]
 pub(crate) mod reader;
 pub(crate) mod settings;
@@ -44,13 +45,16 @@ use self::desk::{Answer, Ask};
 use self::exchange::Exchange;
 use self::link::Link;
 pub(crate) use self::link::Trouble;
+#[cfg(feature = "config")]
+pub(crate) use self::part::Next;
+pub(crate) use self::part::Part;
 pub use self::settings::{Fleet, FleetMode, OnFailure};
 use self::worker::Worker;
 use super::bucket::Bucket;
 use super::lock;
 use super::quota::Quota;
 use super::terms::Subject;
-use crate::clock::{Ticker, Timestamp};
+use crate::clock::Timestamp;
 
 /// How many requests may wait; more are told that nobody answers.
 const WAITING: usize = 4_096;
@@ -59,14 +63,13 @@ const START: Duration = Duration::from_millis(500);
 
 /// This replica's part in the fleet.
 pub(crate) struct Pool {
+    settings: Fleet,
     mode: FleetMode,
     on_failure: OnFailure,
     /// What makes keys unguessable, where all replicas were given it.
     secret: Vec<u8>,
     link: Arc<Link>,
-    asks: Option<mpsc::Sender<Ask>>,
-    #[cfg(feature = "dashboard")]
-    board: Option<Arc<board::Board>>,
+    asks: Mutex<Option<mpsc::Sender<Ask>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,60 +89,46 @@ pub(super) struct Waiting {
 }
 
 impl Pool {
-    /// The part in a fleet, if there is one.
-    pub(crate) fn of(
-        fleet: Option<&Fleet>,
-        secret: Option<&[u8]>,
-        ticker: &Ticker,
-    ) -> Result<Option<Self>, Vec<String>> {
-        let secret = secret.unwrap_or_default();
-        let started = fleet.map(|fleet| Self::start(fleet, secret.to_vec(), ticker.clone()));
-        started.transpose().map_err(|error| {
-            vec![format!(
-                "the thread `callerid-fleet` could not be started: {error}"
-            )]
-        })
-    }
-
     /// Starts a thread where there is a Redis. The settings have no [`Fleet::problems`].
-    fn start(fleet: &Fleet, secret: Vec<u8>, ticker: Ticker) -> std::io::Result<Self> {
+    fn start(fleet: &Fleet, part: &Part) -> std::io::Result<Self> {
         let mode = fleet.mode.unwrap_or_default();
         let on_failure = fleet.on_failure.unwrap_or_default();
         let client = fleet
             .redis
             .as_deref()
             .and_then(|url| redis::Client::open(url).ok());
-        let link = Arc::new(Link::new(client.is_none(), fleet.replicas.unwrap_or(1)));
-        let mut pool = Self {
+        // So many were counted last; another count is soon there.
+        let known = || part.pool().as_ref().map_or(1, |pool| pool.link.replicas());
+        let replicas = fleet.replicas.unwrap_or_else(known);
+        let link = Arc::new(Link::new(client.is_none(), replicas, part.troubles()));
+        let pool = Self {
+            settings: fleet.clone(),
             mode,
             on_failure,
-            secret,
+            secret: part.secret().to_vec(),
             link: Arc::clone(&link),
-            asks: None,
-            #[cfg(feature = "dashboard")]
-            board: None,
+            asks: Mutex::default(),
             thread: Mutex::default(),
         };
         let Some(client) = client else {
             return Ok(pool);
         };
         let namespace = fleet.namespace.as_deref().unwrap_or_default();
-        let exchange = Exchange::new(client, namespace);
+        let exchange = Exchange::new(client, namespace, part.name().to_owned());
         let leased = mode == FleetMode::Leased;
-        let mut worker = Worker::new(link, ticker, exchange, leased, on_failure);
+        let mut worker = Worker::new(link, part.ticker().clone(), exchange, leased, on_failure);
         worker.counts = fleet.replicas.is_none();
         let (tried, first) = std::sync::mpsc::sync_channel(1);
         worker.tried = Some(tried);
         let (asks, asked) = mpsc::channel(WAITING);
-        pool.asks = Some(asks);
+        *lock(&pool.asks) = Some(asks);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         #[cfg(feature = "dashboard")]
         {
-            let board = Arc::new(board::Board::new(namespace, runtime.handle().clone()));
-            worker.board = Some(Arc::clone(&board));
-            pool.board = Some(board);
+            let board = part.board();
+            worker.board = Some(board.of(namespace, runtime.handle().clone()));
         }
         let thread = std::thread::Builder::new()
             .name("callerid-fleet".into())
@@ -149,6 +138,44 @@ impl Pool {
         // by nobody.
         let _ = first.recv_timeout(START);
         Ok(pool)
+    }
+
+    /// Ends the thread, which takes this replica out of the count, unless it is still one of the same fleet. Who
+    /// waits is told; who asks later is on its own.
+    fn end(&self, stays: bool) {
+        if stays {
+            self.link.stay();
+        }
+        *lock(&self.asks) = None;
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic in it was said.
+            let _ = thread.join();
+        }
+    }
+
+    /// A cell for a quota that was each replica's own: what was spent of it here is taken from the fleet's.
+    pub(super) fn cell_after(
+        &self,
+        subject: &Subject<'_>,
+        route: &str,
+        quota: Quota,
+        own: &Bucket,
+        now: Timestamp,
+    ) -> Arc<Cell> {
+        let cell = Arc::new(self.cell(subject, route, quota, Some(own), now));
+        let spent = own.missing(now).min(quota.max_burst());
+        let asks = lock(&self.asks);
+        let asks = asks.as_ref().filter(|_| self.mode != FleetMode::Local);
+        if let (Some(asks), 1..) = (asks, spent) {
+            // Where nobody answers, the share has it.
+            let _ = asks.try_send(Ask {
+                cell: Arc::clone(&cell),
+                cost: spent,
+                since: now,
+                answer: None,
+            });
+        }
+        cell
     }
 
     /// A cell for the quota of a caller, or of one route. A changed quota inherits what was spent.
@@ -210,9 +237,10 @@ impl Pool {
             cell: Arc::clone(cell),
             cost,
             since: now,
-            answer,
+            answer: Some(answer),
         };
-        match self.asks.as_ref().map(|asks| asks.try_send(ask)) {
+        let sent = lock(&self.asks).as_ref().map(|asks| asks.try_send(ask));
+        match sent {
             Some(Ok(())) => Asked::Later(Waiting {
                 cell: Arc::clone(cell),
                 cost,
@@ -252,31 +280,15 @@ impl Pool {
             })
     }
 
-    /// What is shared but for quotas, where there is a Redis.
-    #[cfg(feature = "dashboard")]
-    pub(crate) fn board(&self) -> Option<&Arc<board::Board>> {
-        self.board.as_ref()
-    }
-
     /// Whether quotas are not shared as they should be.
     pub(crate) fn is_degraded(&self) -> bool {
         !self.link.is_up()
     }
-
-    /// How often the Redis was of no help, by why.
-    pub(crate) fn troubles(&self) -> [(Trouble, u64); Trouble::ALL.len()] {
-        self.link.troubles()
-    }
 }
 
 impl Drop for Pool {
-    /// Ends the thread, which takes this replica out of the count.
     fn drop(&mut self) {
-        self.asks = None;
-        if let Some(thread) = lock(&self.thread).take() {
-            // A panic in it was said.
-            let _ = thread.join();
-        }
+        self.end(false);
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Worker {
     pub(super) tried: Option<SyncSender<()>>,
     /// Who else talks over the connection.
     #[cfg(feature = "dashboard")]
-    pub(super) board: Option<Arc<super::board::Board>>,
+    pub(super) board: Option<super::board::Lender>,
     state: State,
 }
 
@@ -128,7 +128,9 @@ impl Worker {
             let count = due && self.state.ticks.is_multiple_of(COUNT);
             self.round(calls, count).await;
         }
-        if let Some(connection) = &mut self.state.connection {
+        if let Some(connection) = &mut self.state.connection
+            && !self.link.stays()
+        {
             let leaving = self.exchange.leave(connection);
             // Where it takes longer, the others notice after a few seconds.
             let _ = tokio::time::timeout(BUDGET, leaving).await;

@@ -1,0 +1,228 @@
+//! A fleet that is changed while requests come in: what is spent stays spent, and nobody is asked who should not be.
+
+use std::path::Path;
+
+use callerid::{Callers, Fleet, Quota, Scope, identify};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use crate::programs::until;
+use crate::server::Redis;
+use crate::sharing::{File, status_without_a_runtime};
+
+/// A quota of twenty, and none to come.
+fn callers(file: &Path) -> Callers {
+    Callers::builder()
+        .identify(identify::header("x-client-id").verified())
+        .config(file)
+        .unwrap()
+        .build()
+        .unwrap()
+}
+
+fn reload(callers: &Callers, file: &File, text: &str) {
+    std::fs::write(&file.0, text).unwrap();
+    callers.reload([&file.0]).unwrap();
+}
+
+/// How many of so many requests are let in.
+fn admitted(callers: &Callers, caller: &str, sent: usize) -> usize {
+    let statuses = (0..sent).map(|_| status_without_a_runtime(callers, caller));
+    statuses.filter(|status| *status == 200).count()
+}
+
+fn quota(scope: &str, fleet: &str) -> String {
+    format!("[default]\nquota = \"1/h\"\nburst = 20\nscope = \"{scope}\"\n{fleet}\n")
+}
+
+fn fleet(redis: &Redis, more: &str) -> String {
+    let url = redis.url();
+    let table = format!("[fleet]\nnamespace = \"x\"\nredis = \"{url}\"\n{more}\n");
+    quota("fleet", &table)
+}
+
+fn replicas(redis: &Redis) -> String {
+    redis.say(&["ZCARD", "callerid:x:replicas"]).remove(0)
+}
+
+/// Whether quotas are not shared as they should be, as a scrape shows it.
+struct Degraded(PrometheusRecorder);
+
+impl Degraded {
+    fn new() -> Self {
+        Self(PrometheusBuilder::new().build_recorder())
+    }
+
+    fn of(&self, callers: &Callers) -> Option<f64> {
+        metrics::with_local_recorder(&self.0, || callers.flush());
+        let text = self.0.handle().render();
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("callerid_limiter_degraded "))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+}
+
+#[test]
+fn a_scope_that_changes_hands_out_nothing_anew() {
+    let redis = Redis::start();
+    let file = File::new(&quota("instance", ""));
+    let (one, two) = (callers(&file.0), callers(&file.0));
+    assert_eq!(admitted(&one, "a", 12), 12);
+    assert_eq!(admitted(&two, "a", 3), 3);
+    // What both have spent of their own is spent of the one that they share.
+    let strict = fleet(&redis, "mode = \"strict\"");
+    for callers in [&one, &two] {
+        reload(callers, &file, &strict);
+    }
+    // Terms are renewed, and tokens taken, with the next request.
+    let both = admitted(&one, "a", 1) + admitted(&two, "a", 1);
+    assert_eq!(both + admitted(&one, "a", 20), 5);
+    assert_eq!(admitted(&one, "b", 30), 20, "nobody else has paid");
+}
+
+#[test]
+fn what_was_spent_of_the_fleets_quota_is_spent_of_ones_own() {
+    let redis = Redis::start();
+    for mode in ["leased", "strict", "local"] {
+        let table = format!("mode = \"{mode}\"\nreplicas = 1");
+        let file = File::new(&fleet(&redis, &table));
+        let callers = callers(&file.0);
+        let caller = format!("a-{mode}");
+        let spent = admitted(&callers, &caller, 15);
+        assert!(spent >= 12, "{mode}: {spent}");
+        reload(&callers, &file, &quota("instance", ""));
+        assert_eq!(admitted(&callers, &caller, 30), 20 - spent, "{mode}");
+    }
+}
+
+#[test]
+fn a_changed_quota_of_the_fleet_keeps_the_tokens_that_are_spent() {
+    let redis = Redis::start();
+    let strict = fleet(&redis, "mode = \"strict\"");
+    let file = File::new(&strict);
+    let callers = callers(&file.0);
+    assert_eq!(admitted(&callers, "a", 15), 15);
+    // A tenth of the rate: time that is owed would be a tenth of the tokens.
+    reload(&callers, &file, &strict.replace("\"1/h\"", "\"10/h\""));
+    assert_eq!(admitted(&callers, "a", 30), 5);
+    reload(&callers, &file, &strict);
+    assert_eq!(admitted(&callers, "a", 30), 0);
+    reload(&callers, &file, &strict.replace("burst = 20", "burst = 24"));
+    assert_eq!(admitted(&callers, "a", 30), 4);
+}
+
+#[test]
+fn another_mode_and_another_remedy_hold_from_the_reload_on() {
+    let mut redis = Redis::start();
+    let file = File::new(&fleet(&redis, "mode = \"local\""));
+    let callers = callers(&file.0);
+    assert_eq!(admitted(&callers, "a", 25), 20);
+    assert!(redis.buckets().is_empty(), "nobody asks");
+    reload(&callers, &file, &fleet(&redis, "mode = \"strict\""));
+    assert_eq!(admitted(&callers, "b", 25), 20);
+    assert_eq!(redis.buckets().len(), 1);
+    assert_eq!(replicas(&redis), "1", "still one and the same replica");
+    redis.kill();
+    let gauge = Degraded::new();
+    let degraded = || gauge.of(&callers) == Some(1.0);
+    until("the loss is said", || degraded().then_some(()));
+    let said = |word: &str| {
+        fleet(
+            &redis,
+            &format!("mode = \"strict\"\non_failure = \"{word}\""),
+        )
+    };
+    reload(&callers, &file, &said("open"));
+    assert_eq!(admitted(&callers, "b", 25), 25);
+    reload(&callers, &file, &said("closed"));
+    assert_eq!(admitted(&callers, "c", 5), 0);
+    reload(&callers, &file, &said("local_share"));
+    assert_eq!(
+        admitted(&callers, "b", 25),
+        0,
+        "an outage hands out nothing anew"
+    );
+    redis.run();
+    until("it is whole again", || (!degraded()).then_some(()));
+}
+
+#[test]
+fn another_address_or_namespace_is_asked_from_the_reload_on() {
+    let (mut old, new) = (Redis::start(), Redis::start());
+    let file = File::new(&fleet(&old, ""));
+    let callers = callers(&file.0);
+    assert_eq!(admitted(&callers, "a", 1), 1);
+    assert_eq!((replicas(&old), replicas(&new)), ("1".into(), "0".into()));
+    reload(&callers, &file, &fleet(&new, ""));
+    assert_eq!(admitted(&callers, "b", 1), 1);
+    assert_eq!((old.buckets().len(), new.buckets().len()), (1, 1));
+    assert_eq!((replicas(&old), replicas(&new)), ("0".into(), "1".into()));
+    old.kill();
+    assert_eq!(admitted(&callers, "c", 1), 1);
+    assert_eq!(Degraded::new().of(&callers), Some(0.0));
+    reload(&callers, &file, &fleet(&new, "").replace("\"x\"", "\"y\""));
+    assert_eq!(replicas(&new), "0");
+    assert_eq!(new.say(&["ZCARD", "callerid:y:replicas"]), ["1"]);
+}
+
+#[test]
+fn a_fleet_comes_and_goes_with_a_reload() {
+    let mut redis = Redis::start();
+    let file = File::new(&quota("instance", ""));
+    let callers = callers(&file.0);
+    let degraded = Degraded::new();
+    assert_eq!(degraded.of(&callers), None);
+    redis.kill();
+    reload(&callers, &file, &fleet(&redis, ""));
+    assert_eq!(degraded.of(&callers), Some(1.0));
+    redis.run();
+    until("it is found", || {
+        (degraded.of(&callers) == Some(0.0)).then_some(())
+    });
+    assert_eq!(admitted(&callers, "a", 1), 1);
+    assert_eq!(replicas(&redis), "1");
+    // A fleet that cannot be is refused as a whole, and the old one stays.
+    for (wrong, said) in [
+        (fleet(&redis, "replicas = 0"), "fleet.replicas: 0 is not"),
+        (
+            fleet(&redis, "").replace("redis://", "redis//"),
+            "fleet.redis: is not an address",
+        ),
+        (quota("fleet", ""), "default.scope: \"fleet\" needs [fleet]"),
+    ] {
+        std::fs::write(&file.0, wrong).unwrap();
+        let error = callers.reload([&file.0]).unwrap_err().to_string();
+        assert!(error.starts_with(said), "{error}");
+        assert_eq!(admitted(&callers, "b", 1), 1);
+        assert_eq!(replicas(&redis), "1");
+    }
+    reload(&callers, &file, &quota("instance", ""));
+    assert_eq!(replicas(&redis), "0", "it has said goodbye");
+    assert!(admitted(&callers, "a", 30) >= 18);
+    reload(&callers, &file, &fleet(&redis, ""));
+    redis.kill();
+    let is = |wanted| degraded.of(&callers) == Some(wanted);
+    until("the loss is said", || is(1.0).then_some(()));
+    reload(&callers, &file, &quota("instance", ""));
+    assert!(is(0.0), "a fleet that was left is not missed");
+}
+
+#[test]
+fn what_the_program_says_of_the_fleet_stays_under_what_a_reload_says() {
+    let redis = Redis::start();
+    let file = File::new("[fleet]\nmode = \"strict\"\n");
+    let callers = Callers::builder()
+        .identify(identify::header("x-client-id").verified())
+        .quota(Quota::per_hour(1).burst(20))
+        .scope(Scope::Fleet)
+        .fleet(Fleet::new("x").redis(redis.url()))
+        .config(&file.0)
+        .unwrap()
+        .build()
+        .unwrap();
+    assert_eq!(admitted(&callers, "a", 15), 15);
+    for text in ["[fleet]\nmode = \"leased\"\n", ""] {
+        reload(&callers, &file, text);
+        assert!(admitted(&callers, "a", 30) <= 5);
+        assert_eq!(replicas(&redis), "1");
+    }
+}
