@@ -49,6 +49,40 @@ pub(super) fn document(title: &str, body: &str) -> String {
     )
 }
 
+/// A table under a heading. Cells are HTML already; `numbers` are the columns of numbers.
+pub(super) fn section(
+    title: &str,
+    nothing: &str,
+    heads: &[&str],
+    numbers: &[usize],
+    rows: &[Vec<String>],
+) -> String {
+    if rows.is_empty() {
+        return format!("<section><h2>{title}</h2><p class=\"hint\">{nothing}</p></section>");
+    }
+    let class = |at| match numbers.contains(&at) {
+        true => " class=\"number\"",
+        false => "",
+    };
+    let mut text = format!(
+        "<section><h2>{title}</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{title}\">\
+         <table><thead><tr>"
+    );
+    for (at, head) in heads.iter().enumerate() {
+        let _ = write!(text, "<th scope=\"col\"{}>{head}</th>", class(at));
+    }
+    text.push_str("</tr></thead><tbody>");
+    for row in rows {
+        text.push_str("<tr>");
+        for (at, cell) in row.iter().enumerate() {
+            let _ = write!(text, "<td{}>{cell}</td>", class(at));
+        }
+        text.push_str("</tr>");
+    }
+    text.push_str("</tbody></table></div></section>");
+    text
+}
+
 /// The callers as the rows of a table.
 pub(super) fn table(lines: &[Line]) -> String {
     let mut rows = String::new();

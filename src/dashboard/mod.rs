@@ -70,6 +70,7 @@ mod line;
 mod live;
 mod operate;
 mod own;
+mod own_page;
 mod service;
 mod status;
 mod top;

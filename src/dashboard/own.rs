@@ -1,6 +1,5 @@
 //! What a caller sees of itself: only that, from that very request.
 
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use http::{Request, StatusCode};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use super::access::Own;
 use super::answer::Problem;
 use super::budget::Budget;
-use super::html::{escape, time};
+use crate::admit::Subject;
 use crate::caller::Provenance;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
@@ -76,18 +75,29 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
         .as_ref()
         .map(|entry| CallerSnapshot::take(entry, registry, &upkeep.core.admission));
     let terms = entry.as_ref().and_then(|entry| entry.seat()?.terms());
-    let limits = caller
-        .as_ref()
-        .and_then(|caller| caller.policy)
-        .map(|policy| {
-            json!({
-                "quota": policy.quota,
-                "burst": policy.burst,
-                "left": terms.as_ref().and_then(|terms| terms.left(now)),
-                "max_in_flight": policy.max_in_flight,
-                "mode": policy.mode.min(callers.mode()),
-            })
-        });
+    let policy = caller.as_ref().and_then(|caller| caller.policy);
+    let limits = policy.map(|policy| {
+        let in_flight = caller.as_ref().map_or(0, |caller| caller.counts.in_flight);
+        let more = |most: u32| u64::from(most).saturating_sub(in_flight);
+        json!({
+            "quota": policy.quota,
+            "burst": policy.burst,
+            "left": terms.as_ref().and_then(|terms| terms.left(now)),
+            "max_in_flight": policy.max_in_flight,
+            "left_in_flight": policy.max_in_flight.map(more),
+            "mode": policy.mode.min(callers.mode()),
+        })
+    });
+    // Who has sent nothing yet is told what awaits it.
+    let limits = limits.or_else(|| {
+        let subject = Subject {
+            name,
+            provenance,
+            proven: provenance == Provenance::Verified,
+        };
+        let (quota, _) = upkeep.core.admission.quota_of(&subject)?;
+        Some(json!({ "quota": quota.rate() }))
+    });
     let brake = callers
         .brakes()
         .into_iter()
@@ -133,67 +143,6 @@ fn open(incident: &Incident) -> Value {
         "name": incident.name, "state": incident.state, "impact": incident.impact,
         "created_at": incident.created_at, "eta": incident.eta, "fallback": incident.fallback, "said": last,
     })
-}
-
-/// The same as a page, for a browser.
-pub(super) fn page(usage: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::Null => "–".to_owned(),
-        Value::String(text) => escape(text),
-        value => escape(&value.to_string()),
-    };
-    let mut rows = String::new();
-    let mut row = |term: &str, value: &Value| {
-        let _ = write!(rows, "<dt>{}</dt><dd>{}</dd>", escape(term), text(value));
-    };
-    row("requests/s, ten seconds", &usage["rates"]["ten_seconds"]);
-    row("requests/s, ten minutes", &usage["rates"]["ten_minutes"]);
-    row("in flight", &usage["counts"]["in_flight"]);
-    for (field, of) in [("by_class", "ended: "), ("refused", "refused: ")] {
-        for (name, count) in usage["counts"][field].as_object().into_iter().flatten() {
-            row(&format!("{of}{name}"), count);
-        }
-    }
-    row("quota, requests/s", &usage["limits"]["quota"]);
-    row("left of the burst", &usage["limits"]["left"]);
-    row("at most in flight", &usage["limits"]["max_in_flight"]);
-    if !usage["held"].is_null() {
-        row("held by an operator to", &usage["held"]["quota"]);
-    }
-    let mut errors = String::new();
-    for detail in usage["errors"].as_array().into_iter().flatten() {
-        let _ = write!(
-            errors,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            text(&detail["class"]),
-            text(&detail["code"]),
-            text(&detail["field"]),
-            text(&detail["count"]),
-        );
-    }
-    let mut incidents = String::new();
-    for incident in usage["incidents"].as_array().into_iter().flatten() {
-        let eta = incident["eta"].as_f64().map_or_else(
-            || "no estimate yet".to_owned(),
-            |eta| format!("expected to be over: {}", time(eta)),
-        );
-        let _ = write!(
-            incidents,
-            "<article class=\"incident\"><h3>{}</h3><p>{}, {eta}</p><p>{}</p></article>",
-            text(&incident["name"]),
-            text(&incident["state"]),
-            text(&incident["said"]),
-        );
-    }
-    let name = text(&usage["caller"]);
-    super::html::document(
-        &format!("{name} at {}", text(&usage["service"])),
-        &format!(
-            "<section><h2>{name}</h2><p class=\"hint\">Your own usage, on this replica.</p>{incidents}<dl>{rows}</dl></section>\
-             <section><h2>What was said about your errors</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Errors\"><table><thead><tr><th>class</th><th>code</th>\
-             <th>field</th><th>times</th></tr></thead><tbody>{errors}</tbody></table></div></section>"
-        ),
-    )
 }
 
 #[cfg(test)]

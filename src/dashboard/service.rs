@@ -20,7 +20,7 @@ use super::ask::Ask;
 use super::chart::Span;
 use super::live::aside;
 use super::status::Status;
-use super::{assets, drill, html, operate, own, top};
+use super::{assets, drill, html, operate, own, own_page, top};
 use crate::events::Event;
 
 /// The longest body of a request,
@@ -242,7 +242,7 @@ impl Dashboard {
         let callers = self.callers.clone();
         let usage = aside(move || own::usage(&callers, &name, provenance)).await?;
         if wants_html(head.headers()) {
-            return Ok(fresh(HTML, own::page(&usage)));
+            return Ok(fresh(HTML, own_page::page(&usage)));
         }
         json(&usage)
     }

@@ -1,8 +1,13 @@
 //! What a caller sees of itself, and that it sees nobody else.
 
+use std::time::Duration;
+
 use callerid::dashboard::{Access, Grant};
-use callerid::{Account, Quota};
+use callerid::events::{Change, Pin};
+use callerid::{Account, ErrorDetail, Policy, Quota};
+use http_body_util::{BodyExt, Full};
 use serde_json::Value;
+use tower::{Layer, ServiceExt};
 
 use super::visit::{Answer, NOW, Page, request, table, with};
 
@@ -117,6 +122,71 @@ async fn a_browser_gets_a_page_in_which_names_are_text() {
     assert!(own.body.contains("server_error") && own.body.contains("2025-10-09T08:54:20Z"));
     let style = with(request("GET", "/style.css", Some("10.1.1.1")), &[]);
     assert_eq!(page.ask(style).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_page_tells_all_that_the_json_tells() {
+    let limits = |builder: callerid::Builder| {
+        let limits = Policy::new().max_in_flight(7);
+        let quota = Quota::per_second(5).burst(20);
+        builder.default_policy(limits.quota(quota))
+    };
+    let table = table(limits);
+    let inner = tower::service_fn(|_: http::Request<Full<bytes::Bytes>>| async {
+        let mut response = http::Response::new(Full::<bytes::Bytes>::default());
+        *response.status_mut() = http::StatusCode::UNPROCESSABLE_ENTITY;
+        let detail = ErrorDetail::new("missing").field("sku<b>");
+        response.extensions_mut().insert(detail);
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let service = table.callers.layer().layer(inner);
+    for n in 0..24 {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let headers = [("x-client-id", "checkout"), ("traceparent", trace)];
+        let ask = with(request("GET", "/", None), &headers);
+        let answer = service.clone().oneshot(ask).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        if n == 0 {
+            table.pass(1); // its series begins
+        }
+    }
+    let on = Pin::new(Change::Flag).caller("checkout").text("<i>basket");
+    table.callers.pin(on.on(true));
+    table.callers.deployed("checkout", "v42");
+    table.callers.deployed("search", "v7");
+    let day = Duration::from_secs(86_400);
+    table.callers.block("checkout", day);
+    table.pass(2);
+    let page = table.page(Access::tokens([]).self_service());
+
+    let own = me(&page, "x-client-id", "checkout", &[]).await.json();
+    assert_eq!(own["errors"][0]["field"], "sku<b>");
+    assert_eq!(own["counts"]["refused"]["quota"], 3);
+    assert_eq!(own["limits"]["left_in_flight"], 7);
+    assert_eq!(own["routes"][0]["by_class"]["validation"], 21);
+    assert_eq!(own["pins"].as_array().unwrap().len(), 2);
+
+    let html = me(&page, "x-client-id", "checkout", &[("accept", "text/html")])
+        .await
+        .body;
+    for said in [
+        "<td>validation</td><td class=\"number\">20</td><td class=\"number\">100 %</td><td class=\"number\">21</td>",
+        "<td>validation</td><td>missing</td><td>sku&lt;b&gt;</td><td class=\"number\">21</td>",
+        "<td>quota</td><td class=\"number\">3</td>",
+        "<td>unmatched</td><td class=\"number\">21</td><td>validation 21</td>",
+        "<td>422</td><td>validation: missing</td><td>4bf92f3577b34da6a3ce929d0e0e4736</td>",
+        "<td>deploy v42</td>",
+        "<td>flag &lt;i&gt;basket on</td>",
+        "<dd>5 requests/s, 20 at once, of which 10 are left</dd>",
+        "<dd>0 of at most 7</dd>",
+        "everything is refused, until <time",
+    ] {
+        assert!(html.contains(said), "{said}: {html}");
+    }
+    assert!(!html.contains("v7"), "{html}");
+    // Who has sent nothing sees what awaits it.
+    let own = me(&page, "x-client-id", "newcomer", &[]).await.json();
+    assert_eq!(own["limits"]["quota"], 5.0);
 }
 
 #[tokio::test]
