@@ -178,7 +178,8 @@ impl Callers {
 
     /// Marks a change on the time line: a flag, a cache, a configuration, a deploy; a caller's or ours.
     pub fn pin(&self, pin: Pin) {
-        self.upkeep.watch.pin(pin, self.upkeep.core.ticker.now());
+        let core = &self.upkeep.core;
+        self.upkeep.watch.pin(core, pin, core.ticker.now());
     }
 
     /// Who and what explains a change of requests, errors or requests in flight between two windows. See [`Blame`] for

@@ -10,6 +10,7 @@ use crate::admit::fleet::{Part, Trouble};
 use crate::admit::{Mode, Scope};
 use crate::caller::{EXEMPT, OTHER, Provenance};
 use crate::pipeline::Core;
+use crate::record::changes::ChangeHandles;
 #[cfg(feature = "redis")]
 use crate::record::handles::CounterHandle;
 use crate::record::handles::{Flush, GaugeHandle};
@@ -29,6 +30,7 @@ pub(crate) struct Gauges {
     info: HashMap<[String; 5], GaugeHandle>,
     /// By caller and id.
     keys: HashMap<(String, String), GaugeHandle>,
+    ours: ChangeHandles,
     #[cfg(feature = "redis")]
     has_fleet: bool,
     #[cfg(feature = "redis")]
@@ -58,6 +60,7 @@ impl Gauges {
             told: None,
             info: HashMap::new(),
             keys: HashMap::new(),
+            ours: ChangeHandles::default(),
             #[cfg(feature = "redis")]
             has_fleet: false,
             #[cfg(feature = "redis")]
@@ -82,6 +85,7 @@ impl Gauges {
         let roster = upkeep.core.registry.roster();
         self.flush_info(&roster, flush);
         self.flush_keys(&roster, flush);
+        self.ours.tell("", &upkeep.watch.ours, flush);
         #[cfg(feature = "redis")]
         if let Some(part) = upkeep.core.admission.fleet() {
             self.flush_fleet(part, flush);

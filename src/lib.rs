@@ -84,7 +84,9 @@
 //! | `callerid_would_refuse_total` | counter | `caller`, `reason` |
 //! | `callerid_quota_limit` | gauge | `caller`, `scope` |
 //! | `callerid_runaway` | gauge | `caller`, `signal` |
+//! | `callerid_runaway_pages` | gauge | `caller` |
 //! | `callerid_runaways_total` | counter | `caller`, `signal` |
+//! | `callerid_last_pin_timestamp_seconds` | gauge | `caller`, `pin` |
 //! | `callerid_mode` | gauge | `mode` |
 //! | `callerid_limiter_degraded` | gauge | |
 //! | `callerid_limiter_backend_errors_total` | counter | `kind` |

@@ -193,7 +193,7 @@ impl Upkeep {
             on: pin.on,
             at: Some(pin.t),
         };
-        self.watch.restore_pin(restored, pin.t);
+        self.watch.restore_pin(&self.core, restored, pin.t);
     }
 
     /// Sets a brake, unless it is over or makes no sense.
@@ -278,7 +278,8 @@ pub(crate) fn pins(events: &[Arc<Event>]) -> Vec<KeptPin> {
 
 /// The change of this name; an unknown one is `other`.
 pub(crate) fn change_named(name: &str) -> Change {
-    let all = [Change::Deploy, Change::Flag, Change::Config, Change::Cache];
-    let found = all.into_iter().find(|change| change.as_str() == name);
+    let found = Change::ALL
+        .into_iter()
+        .find(|change| change.as_str() == name);
     found.unwrap_or(Change::Other)
 }

@@ -31,10 +31,18 @@ use serde_json::Value;
 use world::{Load, World};
 
 /// Expressions that answer with nothing while one caller runs away on a replica without a Redis, and why.
-const QUIET: [(&str, &str); 6] = [
+const QUIET: [(&str, &str); 8] = [
     (
         "1h] offset 5m",
         "what is usual needs an hour; the cases of promtool have one",
+    ),
+    (
+        "and on (job, caller) job_caller:callerid_runaway:quiet",
+        "what runs away harms",
+    ),
+    (
+        "callerid_runaway) == 1 unless",
+        "who runs away does harm, and nobody has it in hand",
     ),
     (
         "callerid_limiter_degraded",
@@ -170,10 +178,22 @@ fn dashboards_are_such_that_grafana_takes_them() {
             !noted.is_empty(),
             "pins and runaways are drawn on the graphs"
         );
+        for whose in ["caller=\"\"", "$caller"] {
+            let drawn = noted.iter().any(|of| {
+                let expr = of["expr"].as_str().unwrap();
+                expr.contains("callerid_last_pin_timestamp_seconds") && expr.contains(whose)
+            });
+            assert!(drawn, "changes are drawn: {whose}");
+        }
         for annotation in noted {
             assert_eq!(annotation["datasource"]["uid"], "${datasource}");
             assert_eq!(annotation["enable"], true);
-            assert!(annotation["expr"].as_str().unwrap().contains("callerid_"));
+            let expr = annotation["expr"].as_str().unwrap();
+            assert!(expr.contains("callerid_"));
+            // A time of Grafana's is in milliseconds.
+            let is_time = annotation["useValueForTime"] == true;
+            assert_eq!(is_time, expr.contains("_timestamp_seconds{"), "{expr}");
+            assert_eq!(is_time, expr.ends_with(" * 1000"), "{expr}");
         }
         // What an expression asks for by name is a variable, or Grafana's own.
         let mut found = Vec::new();
@@ -299,6 +319,8 @@ fn every_expression_answers_in_an_incident() {
         World::new(|builder| builder.ceiling(Ceiling::new(30)).config(&config).unwrap());
     world.run(Duration::from_secs(900));
     world.load("web-shop").status = 503;
+    world.table.callers.deployed("checkout", "v42");
+    let deployed = support::START.as_secs_f64() + world.seconds();
     let latency = Duration::from_millis(300);
     world.loads.push(Load {
         route: "/v1/orders",
@@ -339,7 +361,7 @@ fn every_expression_answers_in_an_incident() {
         .iter()
         .flat_map(|group| group["rules"].as_array().unwrap().clone())
         .collect();
-    assert_eq!(rules.len(), 12);
+    assert_eq!(rules.len(), 14);
     waiting.extend(
         rules
             .iter()
@@ -383,6 +405,15 @@ fn every_expression_answers_in_an_incident() {
         ["caller", "owner", "contact"].map(|label| firing[label].as_str().unwrap_or_default()),
         ["checkout", "Payments", "#payments-oncall"]
     );
+    // Where Grafana draws the deploy: at the time that is the value, in milliseconds.
+    let drawn = get(
+        address,
+        "/api/v1/query?query=callerid_last_pin_timestamp_seconds%7Bcaller%3D%22checkout%22%7D*1000",
+    );
+    let drawn = &drawn["data"]["result"][0];
+    assert_eq!(drawn["metric"]["pin"], "deploy");
+    let at: f64 = drawn["value"][1].as_str().unwrap().parse().unwrap();
+    assert_eq!(at, deployed * 1e3);
     println!(
         "{} of {all} expressions answered, {} are quiet by nature",
         all - silent.len(),

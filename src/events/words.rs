@@ -157,6 +157,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// Every kind of change.
+    pub const ALL: [Self; 5] = [
+        Self::Deploy,
+        Self::Flag,
+        Self::Config,
+        Self::Cache,
+        Self::Other,
+    ];
+
     /// The value of the field `pin`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics::Label;
 
+use super::changes::ChangeHandles;
 use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle};
 use super::histogram::Histogram;
 use super::lane::Lane;
@@ -56,6 +57,9 @@ pub(crate) struct RowHandles {
     refusals: Option<Box<[RefusalHandles; Reason::COUNT]>>,
     routes: Vec<RouteHandles>,
     runaways: Vec<RunawayHandles>,
+    /// Made when the caller runs away for the first time.
+    pages: Option<GaugeHandle>,
+    changes: ChangeHandles,
 }
 
 #[derive(Debug)]
@@ -155,6 +159,8 @@ impl RowHandles {
                     now: None,
                 })
                 .collect(),
+            pages: None,
+            changes: ChangeHandles::default(),
             seen: Totals::default(),
             first_bytes: 0,
             born: false,
@@ -184,6 +190,7 @@ impl RowHandles {
             News::Changed => self.tell(reading, flush),
         }
         self.tell_runaways(row, flush);
+        self.changes.tell(&self.label, &row.changes, flush);
     }
 
     /// Whether it is time for histograms. They cost most of a flush, and a scrape finds the counters sooner.
@@ -309,16 +316,25 @@ impl RowHandles {
     }
 
     fn tell_runaways(&mut self, row: &Row, flush: &Flush<'_>) {
+        let mut ever = false;
         for handles in &mut self.runaways {
             let (count, open) = row.runaways.read(handles.signal);
             handles.count.bring_to(count, flush);
             if count > 0 {
+                ever = true;
                 let labels = || by_signal(&self.label, handles.signal);
                 let now = handles
                     .now
                     .get_or_insert_with(|| GaugeHandle::new(names::RUNAWAY, labels()));
                 now.set(if open { 1.0 } else { 0.0 }, flush);
             }
+        }
+        if ever {
+            let label = || vec![Label::new("caller", Arc::clone(&self.label))];
+            let pages = self
+                .pages
+                .get_or_insert_with(|| GaugeHandle::new(names::RUNAWAY_PAGES, label()));
+            pages.set(if row.runaways.page() { 1.0 } else { 0.0 }, flush);
         }
     }
 

@@ -2,6 +2,7 @@
 //! series ([`window`]), the last failures ([`sample`]), and the [`flush`] to the `metrics` facade ([`handles`]).
 
 pub(crate) mod bounded;
+pub(crate) mod changes;
 pub(crate) mod flush;
 pub(crate) mod handles;
 pub(crate) mod histogram;

@@ -23,7 +23,9 @@ pub(crate) const MODE: &str = "callerid_mode";
 pub(crate) const CONFIG_INFO: &str = "callerid_config_info";
 pub(crate) const CONFIG_RELOADED: &str = "callerid_config_last_reload_successful";
 pub(crate) const RUNAWAY: &str = "callerid_runaway";
+pub(crate) const RUNAWAY_PAGES: &str = "callerid_runaway_pages";
 pub(crate) const RUNAWAYS: &str = "callerid_runaways_total";
+pub(crate) const LAST_PIN: &str = "callerid_last_pin_timestamp_seconds";
 pub(crate) const LIMITER_DEGRADED: &str = "callerid_limiter_degraded";
 pub(crate) const LIMITER_ERRORS: &str = "callerid_limiter_backend_errors_total";
 pub(crate) const BUILD_INFO: &str = "callerid_build_info";
@@ -36,7 +38,7 @@ pub(crate) enum Kind {
 }
 
 /// Name, kind, unit and meaning of every metric that this crate records.
-pub(crate) const METRICS: [(&str, Kind, Unit, &str); 25] = [
+pub(crate) const METRICS: [(&str, Kind, Unit, &str); 27] = [
     (
         STARTED,
         Kind::Counter,
@@ -159,10 +161,22 @@ pub(crate) const METRICS: [(&str, Kind, Unit, &str); 25] = [
         "1 while a caller departs from its own past, by signal.",
     ),
     (
+        RUNAWAY_PAGES,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while a caller departs from its own past, does harm, was not announced and is in nobody's hand.",
+    ),
+    (
         RUNAWAYS,
         Kind::Counter,
         Unit::Count,
         "How often a caller began to depart from its own past, by signal.",
+    ),
+    (
+        LAST_PIN,
+        Kind::Gauge,
+        Unit::Seconds,
+        "When a caller changed something last, by what, in seconds since the Unix epoch; without a caller it was us.",
     ),
     (
         LIMITER_DEGRADED,

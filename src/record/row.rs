@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
+use super::changes::Changes;
 use super::flush::RowHandles;
 use super::histogram::Histogram;
 use super::lane::{Lane, SHARED};
@@ -21,6 +22,8 @@ use crate::outcome::{Class, ErrorDetail};
 pub(crate) struct Runaways {
     counts: [AtomicU32; Signal::ALL.len()],
     open: AtomicU8,
+    /// Those that are worth waking somebody.
+    pages: AtomicU8,
 }
 
 impl Runaways {
@@ -33,7 +36,22 @@ impl Runaways {
             self.open.fetch_or(signal.bit(), Ordering::Relaxed);
         } else {
             self.open.fetch_and(!signal.bit(), Ordering::Relaxed);
+            self.note_page(signal, false);
         }
+    }
+
+    /// Notes whether a runaway is worth waking somebody.
+    pub(crate) fn note_page(&self, signal: Signal, pages: bool) {
+        if pages {
+            self.pages.fetch_or(signal.bit(), Ordering::Relaxed);
+        } else {
+            self.pages.fetch_and(!signal.bit(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any is worth waking somebody.
+    pub(crate) fn page(&self) -> bool {
+        self.pages.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn read(&self, signal: Signal) -> (u64, bool) {
@@ -61,6 +79,7 @@ pub(crate) struct Row {
     series: Mutex<Series>,
     handles: Mutex<RowHandles>,
     pub(crate) runaways: Runaways,
+    pub(crate) changes: Changes,
 }
 
 /// Takes a lock whether or not a thread panicked with it: the counts behind it are whole at any time.
@@ -79,6 +98,7 @@ impl Row {
             series: Mutex::default(),
             handles: Mutex::new(RowHandles::new(label)),
             runaways: Runaways::default(),
+            changes: Changes::default(),
         }
     }
 

@@ -94,7 +94,6 @@ impl Registry {
     }
 
     /// The entry of a caller by its name; the proven one, if a claimed one has the same.
-    #[cfg(feature = "dashboard")]
     pub(crate) fn named(&self, name: &str) -> Option<Arc<Entry>> {
         if name.starts_with("__") {
             let ours = self.ours.named(name);

@@ -23,6 +23,7 @@ use crate::detect::memory::StateError;
 use crate::detect::{self, Detector, Tick};
 use crate::events::{Body, Change, Event, EventLog, Finding, Kind, Pin};
 use crate::pipeline::Core;
+use crate::record::changes::Changes;
 use crate::record::row::lock;
 use crate::registry::entry::Entry;
 use crate::registry::versions::Sighting;
@@ -31,6 +32,8 @@ use crate::registry::versions::Sighting;
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) log: EventLog,
+    /// What we changed ourselves.
+    pub(crate) ours: Changes,
     inner: Mutex<Inner>,
 }
 
@@ -51,6 +54,7 @@ impl Watch {
     pub(crate) fn new(log: EventLog) -> Self {
         Self {
             log,
+            ours: Changes::default(),
             inner: Mutex::default(),
         }
     }
@@ -74,25 +78,35 @@ impl Watch {
         }
         inner.look_at_paths(&self.log, core, now);
         inner.brake(&self.log, core, now);
+        inner.open.values().for_each(|open| open.note_page(core));
     }
 
     /// Says that a caller has changed something, or that we have. Deploys are evidence.
-    pub(crate) fn pin(&self, pin: Pin, now: Timestamp) -> Arc<Event> {
+    pub(crate) fn pin(&self, core: &Core, pin: Pin, now: Timestamp) -> Arc<Event> {
         let t = pin.at.unwrap_or(now.as_secs_f64());
-        self.learn(&pin, t);
+        self.learn(core, &pin, t);
         self.say_pin(Kind::Pin, t, pin)
     }
 
     /// Takes a pin that was kept or told by another replica.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn restore_pin(&self, pin: Pin, t: f64) {
-        self.learn(&pin, t);
+    pub(crate) fn restore_pin(&self, core: &Core, pin: Pin, t: f64) {
+        self.learn(core, &pin, t);
         let id = self.log.fresh_id();
         self.log.say_again(id, t, Kind::Pin, Body::Pin(pin));
     }
 
-    /// A deploy is evidence.
-    fn learn(&self, pin: &Pin, t: f64) {
+    /// A deploy is evidence, and every change is on the time line of the metrics.
+    fn learn(&self, core: &Core, pin: &Pin, t: f64) {
+        match &pin.caller {
+            None => self.ours.note(pin.pin, t),
+            Some(caller) => {
+                let entry = core.registry.named(caller);
+                if let Some(row) = entry.as_ref().and_then(|entry| entry.row()) {
+                    row.changes.note(pin.pin, t);
+                }
+            }
+        }
         if let (Some(caller), Change::Deploy, Some(version)) = (&pin.caller, pin.pin, &pin.version)
         {
             let at = Timestamp::from_nanos((t.max(0.0) * 1e9) as u64);
@@ -109,6 +123,7 @@ impl Watch {
 
     /// Says that something of ours has changed.
     pub(crate) fn ours(&self, pin: Pin, now: Timestamp) {
+        self.ours.note(pin.pin, now.as_secs_f64());
         self.say_pin(Kind::Ours, now.as_secs_f64(), pin);
     }
 
@@ -130,6 +145,9 @@ impl Watch {
     fn deployed_by_itself(&self, inner: &mut Inner, core: &Core, sighting: &Sighting) {
         let Sighting { entry, version, at } = sighting;
         inner.detector.deployed(entry.name(), version, *at);
+        if let Some(row) = entry.row() {
+            row.changes.note(Change::Deploy, at.as_secs_f64());
+        }
         let name = shown(core, entry);
         let pin = Pin::new(Change::Deploy).caller(&name).version(version);
         self.say_pin(
@@ -256,7 +274,9 @@ impl Inner {
             route: found.route.and_then(|route| self.feed.route(route)),
             pattern: known.and_then(|known| known.pattern),
             expected: self.is_expected(core, entry, found, now),
-            acknowledged_by: known.and_then(|known| known.acknowledged_by.clone()),
+            acknowledged_by: known
+                .and_then(|known| known.acknowledged_by.clone())
+                .or_else(|| self.in_hand(entry)),
             caller,
             provenance: found.provenance,
             signal: found.signal,

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::detect;
 use crate::events::{Body, Event, EventLog, Finding, Kind, Signal};
 use crate::pipeline::Core;
+use crate::record::row::Runaways;
 use crate::registry::entry::Entry;
 
 /// Announcements beyond this many are forgotten, oldest first.
@@ -58,6 +59,16 @@ impl Open {
 
     /// Counts a runaway that begins, or notes that it has ended.
     pub(super) fn count(&self, core: &Core, begins: bool) {
+        self.with_runaways(core, |runaways, signal| runaways.note(signal, begins));
+    }
+
+    /// Notes whether it is worth waking somebody.
+    pub(super) fn note_page(&self, core: &Core) {
+        let pages = self.said.finding().is_some_and(Finding::pages);
+        self.with_runaways(core, |runaways, signal| runaways.note_page(signal, pages));
+    }
+
+    fn with_runaways(&self, core: &Core, note: impl FnOnce(&Runaways, Signal)) {
         let Some(signal) = self.said.finding().and_then(|finding| finding.signal) else {
             return;
         };
@@ -67,7 +78,7 @@ impl Open {
             (row, _) => row,
         };
         if let Some(row) = row {
-            row.runaways.note(signal, begins);
+            note(&row.runaways, signal);
         }
     }
 
@@ -151,6 +162,17 @@ impl Inner {
             .iter()
             .filter(|said| said.caller == entry.name());
         load && (written || said.any(|said| explains(said.factor, said.until)))
+    }
+
+    /// Who has a runaway of this caller in hand: another signal of the same outage wakes nobody else.
+    pub(super) fn in_hand(&self, entry: Option<&Arc<Entry>>) -> Option<Arc<str>> {
+        let entry = entry?;
+        let of_caller = |open: &&Open| {
+            let known = open.entry.as_ref();
+            known.is_some_and(|known| Arc::ptr_eq(known, entry))
+        };
+        let mut open = self.open.values().filter(of_caller);
+        open.find_map(|open| open.said.finding()?.acknowledged_by.clone())
     }
 
     pub(super) fn acknowledge(

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use callerid::Ceiling;
 use callerid::events::{Body, Change, Kind, Pin};
 
 use crate::support::log::logged;
-use crate::support::{Recorded, Table, now, request, send_one};
-use crate::world::{Load, World};
+use crate::support::{Recorded, START, Table, now, request, send_one};
+use crate::world::{Load, TICK, World};
+
+fn seconds(world: &World) -> f64 {
+    START.as_secs_f64() + world.seconds()
+}
 
 #[test]
 fn runaways_are_metrics_that_are_born_at_zero_and_fall_back_to_it() {
@@ -36,6 +41,100 @@ fn runaways_are_metrics_that_are_born_at_zero_and_fall_back_to_it() {
         Some(1)
     );
     assert_eq!(recorded.gauge("callerid_runaway", &labels), Some(0.0));
+}
+
+#[test]
+fn what_pages_is_a_metric_until_somebody_has_it_in_hand() {
+    let mut recorded = Recorded::new();
+    let mut world = World::new(|builder| builder.ceiling(Ceiling::new(30)));
+    let labels = [("caller", "checkout")];
+    recorded.installed(|| world.run(Duration::from_secs(900)));
+    // Three times as much, which the service carries with ease.
+    world.loads.push(Load::new("search", 80.0));
+    recorded.installed(|| world.run(Duration::from_secs(30)));
+    recorded.flush(&world.table.callers);
+    let search = [("caller", "search")];
+    let runs = [("caller", "search"), ("signal", "rate")];
+    assert_eq!(recorded.gauge("callerid_runaway", &runs), Some(1.0));
+    assert_eq!(recorded.gauge("callerid_runaway_pages", &search), Some(0.0));
+    assert_eq!(recorded.gauge("callerid_runaway_pages", &labels), None);
+    world.loads.pop();
+    recorded.installed(|| world.run(Duration::from_secs(300)));
+
+    world.loads.push(Load {
+        route: "/v1/orders",
+        status: 422,
+        latency: Duration::from_millis(300),
+        ..Load::new("checkout", 100.0)
+    });
+    recorded.installed(|| world.run(Duration::from_secs(20)));
+    recorded.flush(&world.table.callers);
+    assert_eq!(recorded.gauge("callerid_runaway_pages", &labels), Some(1.0));
+    for open in world.table.callers.open_episodes() {
+        assert!(world.table.callers.ack(&open.id));
+    }
+    recorded.installed(|| world.run(Duration::from_secs(1)));
+    recorded.flush(&world.table.callers);
+    assert_eq!(recorded.gauge("callerid_runaway_pages", &labels), Some(0.0));
+    let runs = [("caller", "checkout"), ("signal", "errors")];
+    assert_eq!(recorded.gauge("callerid_runaway", &runs), Some(1.0));
+}
+
+#[test]
+fn who_has_one_signal_of_an_outage_in_hand_has_all_of_it() {
+    let mut world = World::new(|builder| builder.ceiling(Ceiling::new(30)));
+    world.run(Duration::from_secs(900));
+    world.loads.push(Load {
+        route: "/v1/orders",
+        status: 422,
+        latency: Duration::from_millis(300),
+        ..Load::new("checkout", 100.0)
+    });
+    let callers = world.table.callers.on_behalf_of("anna");
+    let first = (0..240).find_map(|_| {
+        world.run(TICK);
+        callers.open_episodes().first().cloned()
+    });
+    assert!(callers.ack(&first.unwrap().id));
+    world.run(Duration::from_secs(20));
+    let open = callers.open_episodes();
+    assert!(open.len() > 1, "{open:#?}");
+    for event in open {
+        let finding = event.finding().unwrap();
+        assert_eq!(
+            finding.acknowledged_by.as_deref(),
+            Some("anna"),
+            "{finding:?}"
+        );
+        assert!(!finding.pages());
+    }
+}
+
+#[test]
+fn the_last_change_of_each_kind_is_a_metric() {
+    let mut recorded = Recorded::new();
+    let mut world = World::new(|builder| builder.version("2.1"));
+    let began = seconds(&world);
+    let at = |recorded: &mut Recorded, caller, pin| {
+        let labels = [("caller", caller), ("pin", pin)];
+        recorded.gauge("callerid_last_pin_timestamp_seconds", &labels)
+    };
+    recorded.installed(|| world.run(Duration::from_secs(10)));
+    let callers = world.table.callers.clone();
+    callers.deployed("checkout", "v42");
+    let deployed = seconds(&world);
+    let flag = |t| Pin::new(Change::Flag).text("sale").at(t);
+    callers.pin(flag(began + 5.0).caller("search"));
+    callers.pin(flag(began + 3.0).caller("search"));
+    callers.pin(flag(began + 4.0));
+    callers.pin(flag(began + 4.0).caller("nobody"));
+    recorded.installed(|| world.run(Duration::from_secs(1)));
+    recorded.flush(&callers);
+    assert_eq!(at(&mut recorded, "checkout", "deploy"), Some(deployed));
+    assert_eq!(at(&mut recorded, "search", "flag"), Some(began + 5.0));
+    assert_eq!(at(&mut recorded, "", "flag"), Some(began + 4.0));
+    assert_eq!(at(&mut recorded, "", "deploy"), Some(began));
+    assert_eq!(at(&mut recorded, "nobody", "flag"), None);
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! When a caller, or we, changed something last: for the time lines of those who look at metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::Label;
+
+use super::handles::{Flush, GaugeHandle};
+use super::names;
+use crate::events::Change;
+
+/// The last change of each kind, in Unix seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Changes([AtomicU64; Change::ALL.len()]);
+
+impl Changes {
+    /// Notes one; an earlier one than what is known is history.
+    pub(crate) fn note(&self, change: Change, t: f64) {
+        if let (Some(last), true) = (self.0.get(change as usize), t > 0.0 && t.is_finite()) {
+            // Positive numbers are in the order of their bits.
+            last.fetch_max(t.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> [f64; Change::ALL.len()] {
+        std::array::from_fn(|at| {
+            let bits = self.0.get(at).map(|last| last.load(Ordering::Relaxed));
+            bits.map_or(0.0, f64::from_bits)
+        })
+    }
+}
+
+/// The handles of these times, each made when there is one.
+#[derive(Debug, Default)]
+pub(crate) struct ChangeHandles([Option<GaugeHandle>; Change::ALL.len()]);
+
+impl ChangeHandles {
+    /// `caller` is empty for what is ours.
+    pub(crate) fn tell(&mut self, caller: &str, changes: &Changes, flush: &Flush<'_>) {
+        for ((handle, t), change) in self.0.iter_mut().zip(changes.read()).zip(Change::ALL) {
+            if t > 0.0 {
+                let labels = || {
+                    let caller = Label::new("caller", caller.to_owned());
+                    vec![caller, Label::from_static_parts("pin", change.as_str())]
+                };
+                handle
+                    .get_or_insert_with(|| GaugeHandle::new(names::LAST_PIN, labels()))
+                    .set(t, flush);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_change_is_the_latest_and_not_what_was_said_last() {
+        let changes = Changes::default();
+        for t in [100.5, 300.25, 200.0, -1.0, f64::NAN, f64::INFINITY] {
+            changes.note(Change::Flag, t);
+        }
+        assert_eq!(changes.read(), [0.0, 300.25, 0.0, 0.0, 0.0]);
+    }
+}
