@@ -1,4 +1,5 @@
-//! Wakes people: events that do harm go to Alertmanager and to a webhook, once for each episode.
+//! Wakes people: events that do harm go to Alertmanager and to a webhook, once for the outage of a caller, in however
+//! many signals it shows.
 //!
 //! All of it happens on a thread of its own. What it holds is bounded: the subscription drops what it cannot take, and
 //! at most [`MOST`] pages are open at once.
@@ -96,15 +97,46 @@ async fn run(mut events: Subscription, settings: Settings) {
     }
 }
 
-/// One episode that is worth waking somebody.
+/// What is worth waking somebody: the outage of one caller, in all its signals, or a state of the service.
 #[derive(Clone, Debug)]
 struct Page {
-    event: Arc<Event>,
+    /// Its episodes, by the id of their events; that of the first is the page's own.
+    episodes: BTreeMap<Arc<str>, Episode>,
     began: SystemTime,
     ended: Option<SystemTime>,
 }
 
-/// What there is to tell, by event id.
+#[derive(Clone, Debug)]
+struct Episode {
+    event: Arc<Event>,
+    /// It has ended, or somebody has it in hand.
+    over: bool,
+}
+
+impl Page {
+    fn is_of(&self, event: &Event) -> bool {
+        let caller = event.caller();
+        let mut known = self.episodes.values().map(|episode| &episode.event);
+        caller.is_some() && known.any(|known| known.caller() == caller)
+    }
+
+    /// The last word on the episode that says it best: one that goes on, if any does.
+    fn event(&self) -> Option<&Arc<Event>> {
+        let rank = |episode: &&Episode| {
+            let signal = episode.event.finding().and_then(|finding| finding.signal);
+            (episode.over, signal.map_or(0, |signal| signal as u8))
+        };
+        Some(&self.episodes.values().min_by_key(rank)?.event)
+    }
+
+    fn signals(&self) -> Vec<&'static str> {
+        let findings = self.episodes.values().filter_map(|of| of.event.finding());
+        let signals = findings.filter_map(|finding| finding.signal);
+        signals.map(|signal| signal.as_str()).collect()
+    }
+}
+
+/// What there is to tell, by the id of the event that began it.
 #[derive(Clone, Debug, Default)]
 struct Pages(BTreeMap<Arc<str>, Page>);
 
@@ -120,42 +152,52 @@ impl Pages {
         let Some(finding) = event.finding() else {
             return false;
         };
-        let over = matches!(
+        let ends = matches!(
             event.kind,
             Kind::RunawayEnded | Kind::ServiceRecovered | Kind::CrowdEnded
         );
-        let in_hand = finding.expected || finding.acknowledged_by.is_some();
-        let full = self.0.len() >= MOST;
-        match self.0.get_mut(&event.id) {
-            Some(page) if over || in_hand => {
-                if page.ended.is_some() {
-                    return false;
-                }
-                page.ended = Some(now);
-                page.event = Arc::clone(event);
-            }
+        let over = ends || finding.expected || finding.acknowledged_by.is_some();
+        let event = Arc::clone(event);
+        let mut pages = self.0.values_mut();
+        if let Some(page) = pages.find(|page| page.episodes.contains_key(&event.id)) {
+            let Some(episode) = page.episodes.get_mut(&event.id) else {
+                return false;
+            };
             // Harm that comes and goes within one episode is one page.
-            Some(page) if page.ended.is_none() || finding.pages() => {
-                page.ended = None;
-                page.event = Arc::clone(event);
-            }
-            Some(_) => return false,
-            None if over || !finding.pages() => return false,
-            None if full => {
-                tracing::error!(id = &*event.id, "pager: too many pages are open; dropped");
+            if episode.over && (over || !finding.pages()) {
                 return false;
             }
-            None => {
-                let since =
-                    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(finding.since.max(0.0));
-                let page = Page {
-                    event: Arc::clone(event),
-                    began: since.min(now),
-                    ended: None,
-                };
-                self.0.insert(Arc::clone(&event.id), page);
-            }
+            *episode = Episode { event, over };
+            let all_over = page.episodes.values().all(|episode| episode.over);
+            page.ended = all_over.then(|| page.ended.unwrap_or(now));
+            return true;
         }
+        if over || !finding.pages() {
+            return false;
+        }
+        let id = Arc::clone(&event.id);
+        let mut open = self.0.values_mut().filter(|page| page.ended.is_none());
+        // Another signal of the same outage wakes nobody again.
+        let known = open.find(|page| page.is_of(&event));
+        let episode = Episode {
+            event: Arc::clone(&event),
+            over: false,
+        };
+        if let Some(page) = known {
+            page.episodes.insert(id, episode);
+            return true;
+        }
+        if self.0.len() >= MOST {
+            tracing::error!(id = &*id, "pager: too many pages are open; dropped");
+            return false;
+        }
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(finding.since.max(0.0));
+        let page = Page {
+            episodes: BTreeMap::from([(Arc::clone(&id), episode)]),
+            began: since.min(now),
+            ended: None,
+        };
+        self.0.insert(id, page);
         true
     }
 }
@@ -195,7 +237,8 @@ impl Told {
                     .collect();
                 let now = SystemTime::now();
                 let lasts = now + 4 * self.settings.repeat;
-                let alerts = due.iter().map(|(_, page)| alert(page, lasts)).collect();
+                let alerts = due.iter().filter_map(|(_, page)| alert(page, lasts));
+                let alerts = alerts.collect();
                 if due.is_empty() || self.deliver(&Value::Array(alerts)).await {
                     for (id, page) in &due {
                         self.told.insert(Arc::clone(id), page.ended.is_some());
@@ -237,7 +280,7 @@ impl Told {
                 if was_over == Some(over) || (was_over.is_none() && over) {
                     continue;
                 }
-                if self.deliver(&note(page)).await {
+                if self.deliver(&note(id, page)).await {
                     self.told.insert(Arc::clone(id), over);
                 } else {
                     failed = true;
@@ -305,7 +348,7 @@ impl Told {
     }
 }
 
-/// What makes the alert: labels that stay the same for the whole episode, and on every replica.
+/// What makes the alert: labels that stay the same for the whole outage, whatever signals tell of it, and on every replica.
 fn labels(event: &Event, finding: &Finding) -> Value {
     let name = match event.kind {
         Kind::RunawayStarted | Kind::RunawayUpdated | Kind::RunawayEnded => "CalleridRunaway",
@@ -317,7 +360,6 @@ fn labels(event: &Event, finding: &Finding) -> Value {
         ("service", Some(&*event.service)),
         ("severity", Some("page")),
         ("caller", finding.caller.as_deref()),
-        ("signal", finding.signal.map(|signal| signal.as_str())),
         ("owner", finding.owner.as_deref()),
         ("contact", finding.contact.as_deref()),
     ];
@@ -350,31 +392,39 @@ fn summary(event: &Event, finding: &Finding) -> String {
     text
 }
 
-fn alert(page: &Page, lasts: SystemTime) -> Value {
-    let Some(finding) = page.event.finding() else {
-        return Value::Null;
-    };
+fn alert(page: &Page, lasts: SystemTime) -> Option<Value> {
+    let event = page.event()?;
+    let finding = event.finding()?;
     let time = |time| humantime::format_rfc3339_millis(time).to_string();
-    json!({
-        "labels": labels(&page.event, finding),
+    Some(json!({
+        "labels": labels(event, finding),
         "annotations": {
-            "summary": summary(&page.event, finding),
-            "event": page.event.id,
+            "summary": summary(event, finding),
+            "signals": page.signals().join(", "),
+            "event": event.id,
             "harm": finding.harm.as_str(),
             "acknowledged_by": finding.acknowledged_by.as_deref().unwrap_or_default(),
         },
         "startsAt": time(page.began),
         "endsAt": time(page.ended.unwrap_or(lasts)),
-    })
+    }))
 }
 
-fn note(page: &Page) -> Value {
-    let finding = page.event.finding();
-    let event: Value = serde_json::from_str(&page.event.to_json()).unwrap_or_default();
+fn note(id: &str, page: &Page) -> Value {
+    let event = page.event();
+    let finding = event.and_then(|event| event.finding());
+    let words = event
+        .zip(finding)
+        .map(|(event, finding)| summary(event, finding));
+    let event = event.map(|event| event.to_json());
+    let event: Value = event.map_or(Value::Null, |event| {
+        serde_json::from_str(&event).unwrap_or_default()
+    });
     json!({
         "status": if page.ended.is_some() { "resolved" } else { "firing" },
-        "id": page.event.id,
-        "summary": finding.map(|finding| summary(&page.event, finding)),
+        "id": id,
+        "signals": page.signals(),
+        "summary": words,
         "event": event,
     })
 }
