@@ -225,7 +225,7 @@ impl Upkeep {
     /// Keeps what has changed since the last time, on a thread of its own: a disk that hangs stalls nothing.
     pub(crate) fn remember(&self) {
         #[cfg(feature = "redis")]
-        if self.keeper.board.is_some() {
+        if self.keeper.board().is_some() {
             return;
         }
         if !self.keeper.has_file() {
