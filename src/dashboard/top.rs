@@ -7,7 +7,7 @@ use crate::outcome::Class;
 use crate::snapshot::{CallerSnapshot, Snapshot};
 
 /// Columns, and whether they are numbers.
-const COLUMNS: [(&str, bool); 12] = [
+const COLUMNS: [(&str, bool); 13] = [
     ("caller", false),
     ("provenance", false),
     ("rate_10s", true),
@@ -16,6 +16,7 @@ const COLUMNS: [(&str, bool); 12] = [
     ("started", true),
     ("ok", true),
     ("errors", false),
+    ("refused", false),
     ("ok_p50", true),
     ("ok_p99", true),
     ("top_route", false),
@@ -41,7 +42,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     text
 }
 
-fn cells(caller: &CallerSnapshot) -> [String; 12] {
+fn cells(caller: &CallerSnapshot) -> [String; 13] {
     let ok = caller.latency.iter().find(|of| of.class == Class::Ok);
     let time = |seconds: Option<f64>| seconds.map_or_else(nothing, duration);
     let route = caller.routes.first().map(|route| clean(&route.route));
@@ -64,6 +65,7 @@ fn cells(caller: &CallerSnapshot) -> [String; 12] {
         caller.counts.started.to_string(),
         caller.counts.by_class[Class::Ok].to_string(),
         errors(caller),
+        counted(caller.counts.refused.iter()),
         time(ok.map(|ok| ok.quantiles.p50)),
         time(ok.map(|ok| ok.quantiles.p99)),
         route.unwrap_or_else(nothing),
@@ -81,23 +83,23 @@ fn name(caller: &CallerSnapshot) -> String {
     }
 }
 
-/// `validation=12,cancelled=1`, most frequent first.
 fn errors(caller: &CallerSnapshot) -> String {
-    let mut errors: Vec<_> = caller
-        .counts
-        .by_class
-        .iter()
-        .filter(|(class, _)| *class != Class::Ok)
-        .collect();
-    errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let errors: Vec<_> = errors
+    let classes = caller.counts.by_class.iter();
+    counted(classes.filter(|(class, _)| *class != Class::Ok))
+}
+
+/// `validation=12,cancelled=1`, most frequent first.
+fn counted<T: std::fmt::Display>(counts: impl Iterator<Item = (T, u64)>) -> String {
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let counts: Vec<_> = counts
         .into_iter()
-        .map(|(class, count)| format!("{class}={count}"))
+        .map(|(what, count)| format!("{what}={count}"))
         .collect();
-    if errors.is_empty() {
+    if counts.is_empty() {
         nothing()
     } else {
-        errors.join(",")
+        counts.join(",")
     }
 }
 
