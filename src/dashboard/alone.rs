@@ -4,7 +4,8 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::{Request, Response};
 
@@ -18,13 +19,20 @@ use super::status::Status;
 use crate::admit::fleet::{Fleet, reader::Reader};
 #[cfg(feature = "redis")]
 use crate::builder::BuildError;
-use crate::clock::{Clock, MonotonicClock};
+use crate::clock::{Clock, MonotonicClock, Timestamp};
 use crate::kept::{self, Kept};
 use crate::pipeline::PeerFn;
+use crate::record::row::lock;
+
+const AWAY: http::StatusCode = http::StatusCode::SERVICE_UNAVAILABLE;
+/// How long a source that is away is not asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The status page of a service, from the file that [`Builder::state_file`](crate::Builder::state_file) names, or from
 /// the Redis of its fleet: a tower service that answers `/`, `/summary.json` and `/v1/incidents`. It reads anew with
-/// every request.
+/// every request. Where it cannot, it answers what it read last: the page says as of when, the JSON has it as
+/// `page.as_of` and says in `page.stale` why, and the header `age` counts the seconds. Only who never read anything
+/// answers 503.
 ///
 /// ```
 /// use callerid::dashboard::{Access, Grant, StatusPage};
@@ -41,6 +49,14 @@ pub struct StatusPage {
     access: Arc<Access>,
     peer: Option<Arc<PeerFn>>,
     clock: MonotonicClock,
+    last: Arc<Mutex<Last>>,
+}
+
+/// What was read last.
+#[derive(Default)]
+struct Last {
+    known: Option<(Arc<Kept>, Timestamp)>,
+    failed: Option<(Problem, Timestamp)>,
 }
 
 /// Where the state is.
@@ -53,7 +69,7 @@ enum Source {
 
 impl Source {
     async fn read(&self) -> Result<Kept, Problem> {
-        let away = |detail| Problem::new(http::StatusCode::SERVICE_UNAVAILABLE, detail);
+        let away = |detail| Problem::new(AWAY, detail);
         match self {
             Self::File(path) => {
                 let path = path.clone();
@@ -100,6 +116,43 @@ impl StatusPage {
             access: Arc::default(),
             peer: crate::builder::default_peer().map(Arc::from),
             clock: MonotonicClock::new(),
+            last: Arc::default(),
+        }
+    }
+
+    /// What is kept, as of when, and why nothing newer is known. Where the source is away, nobody waits for it twice
+    /// within a second.
+    async fn read(&self) -> Result<(Arc<Kept>, Timestamp, Option<String>), Problem> {
+        let now = self.clock.now();
+        let failed = lock(&self.last).failed.clone();
+        let again = failed.filter(|(_, at)| now.since(*at) < AGAIN);
+        let read = match again {
+            Some((problem, _)) => Err(problem),
+            None => self.source.read().await,
+        };
+        let now = self.clock.now();
+        let mut last = lock(&self.last);
+        // A store that has come back empty knows of nothing, which is not the same as that all is well.
+        let lost = |kept: &Kept| {
+            let known = last.known.as_ref().map(|(known, _)| known);
+            *kept == Kept::default() && known.is_some_and(|known| **known != *kept)
+        };
+        let problem = match read {
+            Ok(kept) if lost(&kept) => Problem::new(AWAY, "what was known is there no more"),
+            Ok(kept) => {
+                let kept = Arc::new(kept);
+                last.known = Some((Arc::clone(&kept), now));
+                last.failed = None;
+                return Ok((kept, now, None));
+            }
+            Err(problem) => problem,
+        };
+        let since = last.failed.as_ref().map(|(_, at)| *at);
+        let since = since.filter(|at| now.since(*at) < AGAIN).unwrap_or(now);
+        last.failed = Some((problem.clone(), since));
+        match &last.known {
+            Some((kept, at)) => Ok((Arc::clone(kept), *at, Some(problem.detail().to_owned()))),
+            None => Err(problem),
         }
     }
 
@@ -150,13 +203,20 @@ impl StatusPage {
         {
             return Err(Problem::not_found("there is nothing here"));
         }
-        let kept = self.source.read().await?;
+        let (kept, as_of, stale) = self.read().await?;
+        let age = stale.as_ref().map(|_| self.clock.now().since(as_of));
         let status = Status {
             incidents: kept.incidents.iter().cloned().collect(),
-            service: kept.service,
-            now: self.clock.now().as_secs_f64(),
+            service: kept.service.clone(),
+            as_of: as_of.as_secs_f64(),
+            stale,
         };
-        status.answer(path)
+        let mut answer = status.answer(path)?;
+        if let Some(age) = age {
+            let headers = answer.headers_mut();
+            headers.insert(http::header::AGE, age.as_secs().into());
+        }
+        Ok(answer)
     }
 }
 

@@ -163,6 +163,10 @@ impl Problem {
         }
     }
 
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn response(&self) -> Response<Body> {
         let title = self.status.canonical_reason().unwrap_or("Problem");
         let body = serde_json::json!({

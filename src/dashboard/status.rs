@@ -16,7 +16,10 @@ const HISTORY: usize = 50;
 pub(super) struct Status {
     pub(super) service: String,
     pub(super) incidents: Vec<Incident>,
-    pub(super) now: f64,
+    /// When it was so, in Unix seconds.
+    pub(super) as_of: f64,
+    /// Why nothing newer is known.
+    pub(super) stale: Option<String>,
 }
 
 impl Status {
@@ -27,6 +30,14 @@ impl Status {
             path if path.ends_with(".json") => json(&self.summary()),
             _ => Ok(fresh(HTML, self.page())),
         }
+    }
+
+    /// Who and as of when, in the shape of Statuspage, of which `as_of` and `stale` are no part.
+    fn of(&self) -> Value {
+        object!({
+            "id": self.service, "name": self.service, "time_zone": "Etc/UTC",
+            "as_of": utc(self.as_of), "stale": self.stale,
+        })
     }
 
     fn worst(&self) -> Option<Impact> {
@@ -58,15 +69,17 @@ impl Status {
             .iter()
             .map(Incident::updated_at)
             .fold(0.0, f64::max);
-        let updated = if updated > 0.0 { updated } else { self.now };
+        let updated = if updated > 0.0 { updated } else { self.as_of };
         let component = match worst {
             None | Some(Impact::None) => "operational",
             Some(Impact::Minor) => "degraded_performance",
             Some(Impact::Major) => "partial_outage",
             Some(Impact::Critical) => "major_outage",
         };
+        let mut page = self.of();
+        page["updated_at"] = utc(updated).into();
         object!({
-            "page": { "id": self.service, "name": self.service, "time_zone": "Etc/UTC", "updated_at": utc(updated) },
+            "page": page,
             "status": {
                 "indicator": worst.unwrap_or(Impact::None).as_str(),
                 "description": self.sentence(),
@@ -83,7 +96,7 @@ impl Status {
     /// All incidents, in the same shape.
     pub(super) fn history(&self) -> Value {
         let all: Vec<_> = self.incidents.iter().rev().map(incident_json).collect();
-        object!({ "page": { "id": self.service, "name": self.service }, "incidents": all })
+        object!({ "page": self.of(), "incidents": all })
     }
 
     pub(super) fn page(&self) -> String {
@@ -108,17 +121,20 @@ impl Status {
         if past.is_empty() {
             past.push_str("<p class=\"hint\">Nothing yet.</p>");
         }
-        let kind = if self.worst().is_some() {
+        let stale = self.stale.as_ref().map_or_else(String::new, |why| {
+            format!(" <b>Nothing newer is known: {}.</b>", escape(why))
+        });
+        let kind = if self.worst().is_some() || self.stale.is_some() {
             "trouble"
         } else {
             "well"
         };
         let body = format!(
-            "<section class=\"state {kind}\"><h2>{}</h2><p>As of {}.</p></section>{open_section}\
+            "<section class=\"state {kind}\"><h2>{}</h2><p>As of {}.{stale}</p></section>{open_section}\
              <section><h2>Past incidents</h2>{past}</section>\
              <p class=\"hint\"><a href=\"summary.json\">summary.json</a></p>",
             self.sentence(),
-            time(self.now),
+            time(self.as_of),
             open_section = if open.is_empty() {
                 String::new()
             } else {
