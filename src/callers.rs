@@ -125,10 +125,13 @@ impl Callers {
         );
     }
 
-    /// Ends a clamp or a block before its time. Says whether there was one.
+    /// Ends a clamp or a block before its time, also a clamp that came by itself, which then leaves that caller alone
+    /// for an hour. Says whether there was one.
     pub fn lift_clamp(&self, caller: &str) -> bool {
         let core = &self.upkeep.core;
-        let lifted = core.admission.lift_clamp(caller, core.ticker.now());
+        let now = core.ticker.now();
+        let held = self.upkeep.watch.release(core, caller, now);
+        let lifted = core.admission.lift_clamp(caller, now) || held;
         if lifted {
             self.changed(Some(caller), "released");
         }

@@ -221,6 +221,13 @@ impl Incidents {
         self.0.iter().filter(|incident| incident.is_open())
     }
 
+    /// Those that were resolved since, in Unix seconds, the latest first.
+    pub(crate) fn over_since(&self, since: f64) -> impl Iterator<Item = &Incident> {
+        let over =
+            move |incident: &&Incident| !incident.is_open() && incident.updated_at() >= since;
+        self.0.iter().rev().filter(over)
+    }
+
     /// Opens an incident under `id`, or adds to the one that the post names.
     pub(crate) fn post(
         &mut self,

@@ -1,4 +1,4 @@
-//! What survives a restart: incidents, pins and brakes, in a small file.
+//! What survives a restart: incidents, pins, brakes, announced load and what is in hand, in a small file.
 //!
 //! The file is replaced as a whole: written beside, brought to the disk, renamed. The one before stays as
 //! `<file>.previous`, and is read where the file itself makes no sense.
@@ -35,6 +35,8 @@ pub(crate) struct Kept {
     pub(crate) incidents: Incidents,
     pub(crate) pins: Vec<KeptPin>,
     pub(crate) brakes: Vec<Brake>,
+    pub(crate) expected: Vec<Expected>,
+    pub(crate) hands: Vec<InHand>,
 }
 
 /// A pin on the time line.
@@ -55,6 +57,22 @@ pub(crate) struct Brake {
     /// The quota; none lets nothing through.
     pub(crate) quota: Option<String>,
     pub(crate) until: f64,
+}
+
+/// Load that was announced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Expected {
+    pub(crate) caller: String,
+    pub(crate) factor: f64,
+    pub(crate) until: f64,
+}
+
+/// A runaway that somebody has in hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct InHand {
+    pub(crate) caller: String,
+    pub(crate) author: String,
+    pub(crate) t: f64,
 }
 
 /// Where it is kept, and what was written last. Without a file it is kept in memory alone.

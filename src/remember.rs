@@ -12,10 +12,12 @@ use crate::callers::Callers;
 use crate::clock::Timestamp;
 use crate::events::{Body, Change, Event, Kind, Pin};
 use crate::incidents::{Incident, Post, PostError};
-use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
+use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS};
 #[cfg(feature = "redis")]
 use crate::record::row::lock;
 use crate::upkeep::Upkeep;
+use crate::watch::Expectation;
+use crate::watch::hand::Hand;
 
 /// Why something that a person said was not done.
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl std::error::Error for ChangeError {
 }
 
 impl Builder {
-    /// Where incidents, pins, clamps and blocks are kept over a restart: a small file that is replaced as a whole.
+    /// Where incidents, pins, clamps, blocks, announced load and what somebody has in hand are kept over a restart: a
+    /// small file that is replaced as a whole.
     /// Without it they are kept in memory alone. One process writes it; others may read it, as
     /// [`StatusPage`](crate::dashboard::StatusPage) does. [`Builder::build`] fails where it is no regular file, or no
     /// file could be written beside it.
@@ -182,6 +185,61 @@ impl Upkeep {
                     .policy(Some(&brake.caller), change, "program", now);
             }
         }
+        for expected in &kept.expected {
+            self.expect(expected, "as before the restart", now);
+        }
+        for hand in &kept.hands {
+            self.take_in_hand(hand, true, now);
+        }
+    }
+
+    /// Announces load, unless its time is over.
+    pub(crate) fn expect(&self, expected: &Expected, how: &str, now: Timestamp) {
+        let until = Timestamp::from_secs(expected.until.max(0.0) as u64);
+        let factor = expected.factor;
+        if until <= now || !factor.is_finite() {
+            return;
+        }
+        self.watch.expect(Expectation {
+            caller: expected.caller.clone(),
+            factor,
+            until,
+        });
+        let change = format!("up to {factor} times the load expected, {how}");
+        let caller = Some(&*expected.caller);
+        self.watch.policy(caller, &change, "program", now);
+    }
+
+    pub(crate) fn take_in_hand(&self, hand: &InHand, here: bool, now: Timestamp) {
+        let hand = Hand {
+            caller: hand.caller.as_str().into(),
+            author: hand.author.as_str().into(),
+            t: hand.t,
+            here,
+        };
+        self.watch.take_in_hand(hand, now);
+    }
+
+    /// What people have said and what holds, but for incidents; none where it is being changed.
+    pub(crate) fn said(&self, now: Timestamp) -> Option<Kept> {
+        let (expected, hands) = self.watch.said(now)?;
+        let expected = expected.into_iter().map(|of| Expected {
+            caller: of.caller,
+            factor: of.factor,
+            until: of.until.as_secs() as f64,
+        });
+        let hands = hands.into_iter().map(|hand| InHand {
+            caller: hand.caller.as_ref().into(),
+            author: hand.author.as_ref().into(),
+            t: hand.t,
+        });
+        Some(Kept {
+            brakes: self.brakes(),
+            pins: pins(&self.watch.log.events()),
+            expected: expected.collect(),
+            hands: hands.collect(),
+            ..Kept::default()
+        })
     }
 
     pub(crate) fn restore_pin(&self, pin: KeptPin) {
@@ -231,15 +289,22 @@ impl Upkeep {
         if !self.keeper.has_file() {
             return;
         }
-        let (brakes, pins) = (self.brakes(), pins(&self.watch.log.events()));
-        let same = |kept: &Kept| kept.brakes == brakes && kept.pins == pins;
+        let Some(said) = self.said(self.core.ticker.now()) else {
+            return;
+        };
+        let same = |kept: &Kept| {
+            (&kept.brakes, &kept.pins, &kept.expected, &kept.hands)
+                == (&said.brakes, &said.pins, &said.expected, &said.hands)
+        };
         if self.keeper.looks(same) || !self.keeper.begin() {
             return;
         }
         let keeper = Arc::clone(&self.keeper);
         let write = move || {
             let kept = keeper.change(|kept| {
-                (kept.brakes, kept.pins) = (brakes.clone(), pins.clone());
+                let said = said.clone();
+                (kept.brakes, kept.pins) = (said.brakes, said.pins);
+                (kept.expected, kept.hands) = (said.expected, said.hands);
                 Ok::<_, io::Error>(())
             });
             if let Err(error) = kept {

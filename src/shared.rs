@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use crate::admit::fleet::board::{Board, Note, Put};
 use crate::clock::Timestamp;
-use crate::kept::{Brake, Keeper, Kept, KeptPin, PINS};
+use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS};
 use crate::record::row::lock;
-use crate::remember::pins;
 use crate::upkeep::Upkeep;
+use crate::watch::hand::LASTS;
 
 /// Seconds within which the same pin of two replicas is one: each notices a deploy by itself.
 const SAME_PIN: f64 = 60.0;
 /// Seconds after its end that a brake is kept, since clocks differ.
 const OVER: f64 = 60.0;
-/// Blocks and clamps that are shared.
-const BRAKES: usize = 1_000;
+/// Blocks and clamps, announcements, runaways in hand that are shared.
+const MOST: usize = 1_000;
 
 impl Keeper {
     /// Puts it where all replicas see it; false where another was first, whose version is known then.
@@ -66,22 +66,120 @@ impl Keeper {
     }
 }
 
+/// What was said of a caller, one thing at a time.
+trait Said: Clone {
+    fn caller(&self) -> &str;
+    /// Times are whole seconds, which are rounded on their way.
+    fn same(&self, other: &Self) -> bool;
+    fn until(&self) -> f64;
+}
+
+impl Said for Brake {
+    fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.quota == other.quota && (self.until - other.until).abs() < 1.5
+    }
+
+    fn until(&self) -> f64 {
+        self.until
+    }
+}
+
+impl Said for Expected {
+    fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.factor == other.factor && (self.until - other.until).abs() < 1.5
+    }
+
+    fn until(&self) -> f64 {
+        self.until
+    }
+}
+
+impl Said for InHand {
+    fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.author == other.author && (self.t - other.t).abs() < 1.5
+    }
+
+    fn until(&self) -> f64 {
+        self.t + LASTS
+    }
+}
+
+/// By caller: what there is now, or that there is nothing any more.
+type Changes<T> = Vec<(String, Option<T>)>;
+
+/// What was changed here and what was changed there, since both were the same. Where both were, it is what is here.
+fn changes<T: Said>(here: &[T], there: &[T], before: &[T], now: f64) -> (Changes<T>, Changes<T>) {
+    let (mut own, mut news) = (Vec::new(), Vec::new());
+    let lists = [here, there, before];
+    let mut callers: Vec<_> = lists.into_iter().flatten().map(T::caller).collect();
+    callers.sort_unstable();
+    callers.dedup();
+    let find = |list: &[T], caller: &str| {
+        let mut lasting = list.iter().filter(|of| of.until() > now);
+        lasting.find(|of| of.caller() == caller).cloned()
+    };
+    let same = |a: &Option<T>, b: &Option<T>| match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.same(b),
+        _ => false,
+    };
+    for caller in callers {
+        let (here, there) = (find(here, caller), find(there, caller));
+        if same(&here, &there) {
+            continue;
+        }
+        if same(&here, &find(before, caller)) {
+            news.push((caller.to_owned(), there));
+        } else {
+            own.push((caller.to_owned(), here));
+        }
+    }
+    (own, news)
+}
+
+fn change<T: Said>(list: &mut Vec<T>, changes: &Changes<T>, now: f64) {
+    for (caller, new) in changes {
+        list.retain(|known| known.caller() != caller);
+        list.extend(new.clone());
+    }
+    list.retain(|of| of.until() > now - OVER);
+    let many = list.len().saturating_sub(MOST);
+    list.drain(..many);
+}
+
 /// What this replica has changed by itself.
 #[derive(Default)]
 struct Own {
-    brakes: Vec<(String, Option<Brake>)>,
+    brakes: Changes<Brake>,
+    expected: Changes<Expected>,
+    hands: Changes<InHand>,
     pins: Vec<KeptPin>,
 }
 
 impl Own {
+    fn is_empty(&self) -> bool {
+        self.brakes.is_empty()
+            && self.expected.is_empty()
+            && self.hands.is_empty()
+            && self.pins.is_empty()
+    }
+
     fn add_to(&self, kept: &mut Kept, now: f64) {
-        for (caller, brake) in &self.brakes {
-            kept.brakes.retain(|known| known.caller != *caller);
-            kept.brakes.extend(brake.clone());
-        }
-        kept.brakes.retain(|brake| brake.until > now - OVER);
-        let many = kept.brakes.len().saturating_sub(BRAKES);
-        kept.brakes.drain(..many);
+        change(&mut kept.brakes, &self.brakes, now);
+        change(&mut kept.expected, &self.expected, now);
+        change(&mut kept.hands, &self.hands, now);
         for pin in &self.pins {
             if !kept.pins.iter().any(|known| same_pin(known, pin)) {
                 kept.pins.push(pin.clone());
@@ -97,15 +195,6 @@ fn same_pin(a: &KeptPin, b: &KeptPin) -> bool {
     (a.t - b.t).abs() < SAME_PIN
         && (&a.caller, &a.pin, &a.version, &a.text, a.on)
             == (&b.caller, &b.pin, &b.version, &b.text, b.on)
-}
-
-/// Times are whole seconds, which are rounded on their way.
-fn same_brake(a: Option<&Brake>, b: Option<&Brake>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => a.quota == b.quota && (a.until - b.until).abs() < 1.5,
-        _ => false,
-    }
 }
 
 impl Upkeep {
@@ -131,7 +220,7 @@ impl Upkeep {
         let own = self.merge(now);
         let kept = self.keeper.kept().clone();
         drop(alone);
-        let has = !own.brakes.is_empty() || !own.pins.is_empty();
+        let has = !own.is_empty();
         let gone = board.is_up() && token.len() < 32 && kept != Kept::default();
         if !(has || gone || learned && self.keeper.has_file()) || !self.keeper.begin() {
             return;
@@ -174,41 +263,36 @@ impl Upkeep {
     fn merge(&self, now: Timestamp) -> Own {
         let seconds = now.as_secs_f64();
         let theirs = self.keeper.kept().clone();
-        let ours = self.brakes();
-        let own_pins = pins(&self.watch.log.events());
-        let mut base = lock(&self.keeper.base);
         let mut own = Own::default();
-        let find = |brakes: &[Brake], caller: &str| {
-            let mut brakes = brakes.iter().filter(|brake| brake.until > seconds);
-            brakes.find(|brake| brake.caller == caller).cloned()
+        let Some(ours) = self.said(now) else {
+            return own;
         };
-        let lists = [&ours, &theirs.brakes, &base.brakes];
-        let mut callers: Vec<&str> = lists
-            .into_iter()
-            .flatten()
-            .map(|brake| &*brake.caller)
-            .collect();
-        callers.sort_unstable();
-        callers.dedup();
-        for caller in callers {
-            let (here, there) = (find(&ours, caller), find(&theirs.brakes, caller));
-            if same_brake(here.as_ref(), there.as_ref()) {
-                continue;
-            }
-            let before = find(&base.brakes, caller);
-            if !same_brake(here.as_ref(), before.as_ref()) {
-                own.brakes.push((caller.to_owned(), here));
-                continue;
-            }
-            let change = match &there {
+        let own_pins = ours.pins;
+        let mut base = lock(&self.keeper.base);
+        let news;
+        (own.brakes, news) = changes(&ours.brakes, &theirs.brakes, &base.brakes, seconds);
+        for (caller, brake) in news {
+            let change = match &brake {
                 Some(brake) if self.hold(brake, now) => "held, as on the other replicas",
-                Some(_) => continue,
-                None if self.core.admission.lift_clamp(caller, now) => {
+                None if self.core.admission.lift_clamp(&caller, now) => {
                     "released, as on the other replicas"
                 }
-                None => continue,
+                _ => continue,
             };
-            self.watch.policy(Some(caller), change, "program", now);
+            self.watch.policy(Some(&caller), change, "program", now);
+        }
+        let news;
+        (own.expected, news) = changes(&ours.expected, &theirs.expected, &base.expected, seconds);
+        for expected in news.into_iter().filter_map(|(_, expected)| expected) {
+            self.expect(&expected, "as on the other replicas", now);
+        }
+        let news;
+        (own.hands, news) = changes(&ours.hands, &theirs.hands, &base.hands, seconds);
+        for (caller, hand) in news {
+            match hand {
+                Some(hand) => self.take_in_hand(&hand, false, now),
+                None => self.watch.let_out_of_hand(&caller),
+            }
         }
         for pin in &theirs.pins {
             let known = base.pins.iter().chain(&own_pins);
@@ -229,6 +313,8 @@ impl Upkeep {
             }
         }
         base.brakes = theirs.brakes;
+        base.expected = theirs.expected;
+        base.hands = theirs.hands;
         base.pins = theirs.pins;
         own
     }

@@ -264,6 +264,7 @@ fn behind_tokens() -> std::net::SocketAddr {
     callers.post_incident(over).unwrap();
     let access = Access::tokens([Token::operator("alice", ACT).unwrap()]);
     let page = callers.dashboard().access(access);
+    let page = page.fleet_view("https://grafana.example/d/callerid-api");
     let app = axum::Router::new().nest_service("/callerid", page);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -309,6 +310,9 @@ fn a_token_is_asked_for_and_kept_nowhere() {
     browser.press(ENTER);
     browser.shows("#callers", "Callers");
     browser.shows("#report-incident", "Tell people");
+    browser.shows("#fleet", "All replicas");
+    browser.shows("#incidents", "Over within the last day");
+    browser.shows("#incidents", "Prices were slow");
     // A link carries no token: what it leads to is shown on the page.
     browser.click("//nav/a[.='Status']");
     browser.shows("#dialog", "Prices were slow");
@@ -330,8 +334,12 @@ fn a_token_is_asked_for_and_kept_nowhere() {
 #[test]
 fn names_are_text_and_a_keyboard_is_enough() {
     const HOSTILE: &str = "<img/src=x/onerror=document.title='owned'>";
+    // What every object of JavaScript has.
+    const METHOD: &str = "constructor";
     let demo = Demo::start(&[]);
-    demo.get("/v1/prices/a-1", HOSTILE);
+    for name in [HOSTILE, METHOD] {
+        demo.get("/v1/prices/a-1", name);
+    }
     for n in 0..300 {
         demo.get("/v1/prices/a-1", &format!("team-{n:03}"));
     }
@@ -346,14 +354,15 @@ fn names_are_text_and_a_keyboard_is_enough() {
     assert!(rows.as_u64() > Some(300), "{rows}");
 
     // Every row, and one by one.
-    for name in [HOSTILE, "__unknown__"] {
+    for name in [HOSTILE, METHOD, "__unknown__"] {
         browser.write("//input[@id='filter']", name);
         browser.shows("#count", "1 of 3");
         browser.click("//table[@id='table']//tbody//button");
         browser.shows("#caller h2", name);
         browser.shows("#caller", "Limits and refusals");
-        if name != HOSTILE {
-            browser.shows("#caller", "<script>document.title");
+        match name {
+            "__unknown__" => _ = browser.shows("#caller", "<script>document.title"),
+            _ => _ = browser.shows("#caller .choices", "Clamp"),
         }
         browser.press(ESCAPE);
         until("it is closed", || {

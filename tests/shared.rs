@@ -12,14 +12,19 @@
 mod programs;
 #[path = "fleet/server.rs"]
 mod server;
+#[path = "support/mod.rs"]
+mod support;
 #[path = "dashboard/visit.rs"]
 mod visit;
+#[path = "live/world.rs"]
+mod world;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use callerid::Fleet;
 use callerid::dashboard::{Access, Grant};
+use callerid::events::{Event, Finding};
+use callerid::{Ceiling, Fleet, Mode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
@@ -27,7 +32,9 @@ use tower::{Layer, ServiceExt};
 
 use programs::{Demo, Running, build, call};
 use server::Redis;
+use support::START;
 use visit::{Answer, Table, request, table, with};
+use world::{Load, World};
 
 fn replica(redis: &Redis, name: &str) -> Table {
     let fleet = Fleet::new("prices").redis(redis.url());
@@ -169,6 +176,268 @@ async fn what_is_said_on_one_replica_holds_on_all_and_after_a_restart() {
     assert_eq!(status(&b, "loud").await, 200);
 }
 
+fn flood() -> Load {
+    Load {
+        route: "/v1/orders",
+        status: 422,
+        latency: Duration::from_millis(300),
+        ..Load::new("checkout", 100.0)
+    }
+}
+
+#[test]
+fn what_is_announced_or_in_hand_on_one_replica_wakes_nobody_on_another() {
+    let redis = Redis::start();
+    let replica = |name: &str| {
+        let fleet = Fleet::new("prices").redis(redis.url());
+        World::new(|builder| {
+            let builder = builder.instance(name).ceiling(Ceiling::new(30));
+            builder.fleet(fleet)
+        })
+    };
+    let mut worlds = [replica("a"), replica("b")];
+    for world in &mut worlds {
+        world.run(Duration::from_secs(900));
+    }
+    worlds[1]
+        .table
+        .callers
+        .expect("search", 50.0, Duration::from_secs(3_600));
+    for world in &mut worlds {
+        world.loads.push(flood());
+        world.run(Duration::from_secs(20));
+    }
+    let anna = worlds[0].table.callers.on_behalf_of("anna");
+    assert!(anna.ack(&anna.open_episodes()[0].id));
+    // As the thread does, on clocks that stand still.
+    let tick = |worlds: &[World; 2]| {
+        for world in worlds {
+            let now = START + Duration::from_secs_f64(world.seconds());
+            world.table.callers.tick(now);
+        }
+    };
+    let open = |world: &World| world.table.callers.open_episodes();
+    programs::until("in hand there too", || {
+        tick(&worlds);
+        let mut findings = Vec::new();
+        for event in open(&worlds[1]) {
+            findings.push(event.finding().unwrap().clone());
+        }
+        assert!(findings.len() > 1);
+        let by_anna = |of: &Finding| of.acknowledged_by.as_deref() == Some("anna");
+        findings.iter().all(by_anna).then_some(())
+    });
+    programs::until("announced there too", || {
+        tick(&worlds);
+        let events = worlds[0].table.callers.events();
+        let said = |event: &Event| {
+            event
+                .to_json()
+                .contains("expected, as on the other replicas")
+        };
+        events.iter().any(|event| said(event)).then_some(())
+    });
+
+    // What is over is out of hand on both.
+    for world in &mut worlds {
+        world.loads.pop();
+        world.run(Duration::from_secs(300));
+        assert!(open(world).is_empty());
+    }
+    programs::until("out of hand", || {
+        tick(&worlds);
+        let shared = &redis.say(&["GET", "callerid:prices:shared"])[0];
+        (shared.contains("search") && !shared.contains("anna")).then_some(())
+    });
+    worlds[0].loads.push(Load::new("search", 80.0));
+    worlds[0].run(Duration::from_secs(20));
+    let announced = open(&worlds[0]);
+    let finding = announced.iter().find_map(|event| event.finding());
+    assert!(finding.unwrap().expected, "{announced:?}");
+    worlds[1].loads.push(flood());
+    worlds[1].run(Duration::from_secs(20));
+    let again = open(&worlds[1]);
+    let pages = again.iter().filter_map(|event| event.finding());
+    assert!(
+        pages.clone().count() > 0 && pages.clone().all(Finding::pages),
+        "{again:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_clamp_that_came_by_itself_is_shown_and_a_person_can_end_it() {
+    let mut world = World::new(|builder| {
+        let builder = builder.ceiling(Ceiling::new(30));
+        builder.clamp_runaways(1.5, Mode::Enforce)
+    });
+    world.run(Duration::from_secs(900));
+    let slow = Duration::from_millis(300);
+    world.loads.push(Load {
+        latency: slow,
+        ..Load::new("checkout", 100.0)
+    });
+    world.run(Duration::from_secs(10));
+    let callers = world.table.callers.clone();
+    let page = visit::Page(callers.dashboard().access(Access::from_fn(|_| {
+        Grant::nothing().read().self_service().operate("anna")
+    })));
+    let clamped = page.get("/v1/overview").await.json()["clamped"].clone();
+    let quota = clamped["checkout"]["quota"].as_str().unwrap();
+    assert!(
+        ["11/s", "12/s", "13/s", "14/s"].contains(&quota),
+        "{clamped}"
+    );
+    assert_eq!(clamped["checkout"]["mode"], "enforce");
+    let own = with(request("GET", "/me", None), &[("x-client-id", "checkout")]);
+    assert_eq!(page.ask(own).await.json()["clamped"]["quota"], quota);
+
+    let headers = [("content-type", "application/json")];
+    let mut post = with(request("POST", "/v1/do/release", None), &headers);
+    *post.body_mut() = Full::from(json!({"caller": "checkout"}).to_string());
+    assert_eq!(page.ask(post).await.json()["scope"], "replica");
+    world.run(Duration::from_secs(30));
+    let after = page.get("/v1/overview").await.json();
+    assert_eq!(after["clamped"], json!({}), "it is left alone for an hour");
+    assert!(!callers.open_episodes().is_empty());
+}
+
+/// What a demo says of itself.
+fn overview(demo: &Demo) -> Value {
+    serde_json::from_str(&demo.plain("/callerid/v1/overview").body).unwrap()
+}
+
+fn does(demo: &Demo, action: &str, body: Value) -> Value {
+    let path = format!("/callerid/v1/do/{action}");
+    let headers = [("content-type", "application/json")];
+    let answer = call(demo.address, "POST", &path, &headers, &body.to_string());
+    assert_eq!(answer.status, 200, "{action}: {}", answer.body);
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+/// Waits for it, and says how long that took.
+fn there(what: &str, mut so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    programs::until(what, || so().then_some(()));
+    eprintln!("{what}: {:?}", started.elapsed());
+}
+
+/// Whether all that was said in these tests is known.
+fn knows_all(demo: &Demo) -> bool {
+    let now = overview(demo);
+    let events = now["events"].to_string();
+    now["incidents"][0]["name"] == "Orders are slow"
+        && now["incidents"][0]["eta"].is_number()
+        && now["braked"] == json!({"checkout": "blocked", "search": "5/s"})
+        && events.contains("new cache")
+        && events.contains("up to 20 times the load expected")
+}
+
+#[test]
+fn two_processes_say_the_same_and_one_that_was_killed_knows_it_again() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let start = || {
+        let demo = Demo::start(&["--redis", &url]);
+        for caller in ["checkout", "search"] {
+            assert_eq!(demo.get("/v1/prices/1", caller).status, 200);
+        }
+        there("the Redis is found", || overview(&demo)["scope"] == "fleet");
+        demo
+    };
+    let (a, b) = (start(), start());
+    let soon = humantime::format_rfc3339_seconds(
+        std::time::SystemTime::now() + Duration::from_secs(1_800),
+    );
+    let incident = json!({"name": "Orders are slow", "eta": soon.to_string()});
+    for (demo, action, body) in [
+        (&a, "block", json!({"caller": "checkout", "seconds": 600})),
+        (
+            &b,
+            "clamp",
+            json!({"caller": "search", "quota": "5/s", "seconds": 600}),
+        ),
+        (&b, "pin", json!({"pin": "cache", "text": "new cache"})),
+        (&a, "incident", incident),
+        (
+            &b,
+            "expect",
+            json!({"caller": "search", "factor": 20, "seconds": 600}),
+        ),
+    ] {
+        assert_eq!(does(demo, action, body)["scope"], "fleet", "{action}");
+    }
+    there("said in both", || knows_all(&a) && knows_all(&b));
+    assert_eq!(b.get("/v1/prices/1", "checkout").status, 429);
+
+    b.running.signal("KILL");
+    drop(b);
+    // It finds a caller blocked whom it has never seen.
+    let b = Demo::start(&["--redis", &url]);
+    there("known after a kill", || knows_all(&b));
+    assert_eq!(b.get("/v1/prices/1", "checkout").status, 429);
+
+    assert_eq!(
+        does(&b, "release", json!({"caller": "checkout"}))["scope"],
+        "fleet"
+    );
+    there("released in the other", || {
+        a.get("/v1/prices/1", "checkout").status == 200
+    });
+}
+
+#[test]
+fn a_process_that_was_killed_knows_it_again_from_its_file_also_from_a_torn_one() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("killed");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("state.json");
+    let start = || Demo::start(&["--state", file.to_str().unwrap()]);
+    let demo = start();
+    for caller in ["checkout", "search"] {
+        assert_eq!(demo.get("/v1/prices/1", caller).status, 200);
+    }
+    let soon = humantime::format_rfc3339_seconds(
+        std::time::SystemTime::now() + Duration::from_secs(1_800),
+    );
+    let incident = json!({"name": "Orders are slow", "eta": soon.to_string()});
+    for (action, body) in [
+        ("pin", json!({"pin": "cache", "text": "new cache"})),
+        (
+            "expect",
+            json!({"caller": "search", "factor": 20, "seconds": 600}),
+        ),
+        ("block", json!({"caller": "checkout", "seconds": 600})),
+        (
+            "clamp",
+            json!({"caller": "search", "quota": "5/s", "seconds": 600}),
+        ),
+        ("incident", incident),
+    ] {
+        assert_eq!(does(&demo, action, body)["scope"], "replica", "{action}");
+    }
+    let kept = || std::fs::read_to_string(&file).unwrap();
+    there("written", || {
+        kept().contains("new cache") && kept().contains("factor")
+    });
+    // The last change, which is what a torn write takes.
+    does(&demo, "incident", json!({"name": "And again"}));
+    demo.running.signal("KILL");
+    drop(demo);
+
+    let demo = start();
+    assert!(knows_all(&demo), "{}", overview(&demo));
+    assert_eq!(overview(&demo)["incidents"][1]["name"], "And again");
+    assert_eq!(demo.get("/v1/prices/1", "checkout").status, 429);
+    demo.running.signal("KILL");
+    drop(demo);
+
+    std::fs::write(&file, &kept().as_bytes()[..100]).unwrap();
+    let demo = start();
+    assert!(knows_all(&demo), "{}", overview(&demo));
+    assert_eq!(demo.get("/v1/prices/1", "checkout").status, 429);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_comes_back_empty_is_told_again() {
     let mut redis = Redis::start();
@@ -280,18 +549,42 @@ fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
         "{page}"
     );
 
-    // Without the Redis nobody knows, which is not the same as that all is well.
+    assert_eq!(summary["page"]["stale"], Value::Null);
+    // Without the Redis it says what it knew, and as of when.
     redis.kill();
-    let away = get("/summary.json");
-    assert_eq!(away.status, 503, "{}", away.body);
-    assert!(away.body.contains("does not answer"), "{}", away.body);
-    redis.run();
+    let stale = |why: &str| {
+        let answer = get("/summary.json");
+        assert!(answer.headers["age"].parse::<u64>().is_ok());
+        let stale: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(stale["incidents"], summary["incidents"]);
+        assert!(
+            stale["page"]["as_of"].as_str().unwrap() >= summary["page"]["as_of"].as_str().unwrap()
+        );
+        let said = stale["page"]["stale"].as_str().unwrap_or_default();
+        said.contains(why).then_some(())
+    };
+    programs::until("it is away", || stale("does not answer"));
+    let page = get("/").body;
     assert!(
-        get("/summary.json").body.contains("All is well"),
-        "it has come back empty"
+        page.contains("Orders are slow") && page.contains("Nothing newer is known: the Redis"),
+        "{page}"
     );
+    // One that has come back empty does not know that all is well.
+    redis.run();
+    programs::until("it is empty", || stale("is there no more"));
     redis.say(&["SET", "callerid:demo:shared", &"nonsense ".repeat(10)]);
-    assert_eq!(get("/summary.json").status, 503);
+    programs::until("it is nonsense", || stale("makes no sense"));
+    // Who never knew anything says so.
+    drop(status);
+    let mut status = Command::new(build("status"));
+    status
+        .args(["--fleet", "demo", "127.0.0.1:0"])
+        .env("REDIS_URL", redis.url());
+    let status = Running::start(&mut status);
+    let line = status.line().unwrap();
+    let address = line.strip_prefix("listening on http://").unwrap();
+    let never = call(address.parse().unwrap(), "GET", "/summary.json", &[], "");
+    assert_eq!(never.status, 503, "{}", never.body);
 }
 
 #[test]

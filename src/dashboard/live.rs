@@ -20,6 +20,8 @@ use crate::watch::changes::{LATE, ours};
 
 /// Seconds after which latencies are counted anew.
 const WINDOW: u64 = 60;
+/// Seconds for which an incident that is over is still shown.
+const RECENT: f64 = 86_400.0;
 /// Events in an overview.
 const SHOWN: usize = 100;
 
@@ -158,6 +160,9 @@ impl Picture {
             let held = brake.quota.unwrap_or_else(|| "blocked".to_owned());
             (brake.caller, held)
         });
+        let clamped = upkeep.watch.clamped().into_iter();
+        let clamped = clamped.map(|clamped| (clamped.caller.clone(), clamped));
+        let kept = upkeep.keeper.kept().incidents.clone();
         let overview = json!({
             "v": 1,
             "at": now,
@@ -171,8 +176,10 @@ impl Picture {
             "callers": self.lines,
             "episodes": episodes,
             "events": shown.get(shown.len().saturating_sub(SHOWN)..),
-            "incidents": upkeep.keeper.kept().incidents.open().collect::<Vec<_>>(),
+            "incidents": kept.open().collect::<Vec<_>>(),
+            "recent": kept.over_since(now - RECENT).collect::<Vec<_>>(),
             "braked": braked.collect::<HashMap<_, _>>(),
+            "clamped": clamped.collect::<HashMap<_, _>>(),
         });
         Bytes::from(overview.to_string())
     }

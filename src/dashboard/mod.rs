@@ -54,7 +54,8 @@
 //! is. A `POST` is JSON of at most 64 KiB, from the page itself or from no page: one with a foreign `Origin` or
 //! `Sec-Fetch-Site` is refused. Clamps, blocks and incidents are written to the
 //! [state file](crate::Builder::state_file) first: where that fails nothing is done, unless a clamp, block or release
-//! says `"keep": false`.
+//! says `"keep": false`. Pins, announced load and what is in hand are there within a second, and on all replicas of a
+//! fleet within two.
 
 mod access;
 mod alone;

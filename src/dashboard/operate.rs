@@ -112,7 +112,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
 pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value, Problem> {
     let mut answer = json!({});
     // What is not to be kept is not promised to anybody else.
-    let mut shared = ["clamp", "block", "release", "pin", "incident"].contains(&action);
+    let mut shared = action != "mode";
     match action {
         "clamp" => {
             let hold: Hold = parse(body)?;
@@ -146,17 +146,16 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         }
         "release" => {
             let release: Release = parse(body)?;
-            shared = release.keep;
-            if callers
-                .brakes()
-                .iter()
-                .all(|brake| brake.caller != release.caller)
-            {
+            let brakes = callers.brakes();
+            let held = brakes.iter().any(|brake| brake.caller == release.caller);
+            shared = release.keep && held;
+            let clamped = callers.upkeep().watch.clamped();
+            if !held && clamped.iter().all(|of| of.caller != release.caller) {
                 return Err(Problem::not_found(
                     "this caller is neither clamped nor blocked",
                 ));
             }
-            if release.keep {
+            if shared {
                 callers
                     .keep_brake(&release.caller, None)
                     .map_err(ChangeError::from)?;

@@ -102,6 +102,8 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
         .brakes()
         .into_iter()
         .find(|brake| brake.caller == name);
+    let clamped = upkeep.watch.clamped();
+    let clamped = clamped.into_iter().find(|of| of.caller == name);
     let events = upkeep.watch.log.events();
     let pins = events
         .iter()
@@ -131,6 +133,7 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
         "last_hour": caller.as_ref().map(|caller| &caller.ten_seconds),
         "limits": limits,
         "held": brake,
+        "clamped": clamped,
         "pins": pins.collect::<Vec<_>>(),
         "incidents": open,
     })

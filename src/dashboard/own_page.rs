@@ -145,6 +145,15 @@ fn facts(usage: &Value) -> String {
         };
         fact("<b>held</b>", what);
     }
+    let clamped = &usage["clamped"];
+    if clamped["mode"] == "enforce" {
+        let until = clamped["until"].as_f64().map_or_else(String::new, time);
+        let quota = text(&clamped["quota"]);
+        fact(
+            "<b>held</b>",
+            format!("to {quota}, since you run away; until {until} at the latest"),
+        );
+    }
     for latency in usage["latency"].as_array().into_iter().flatten() {
         let millis = |of: &str| latency[of].as_f64().unwrap_or_default() * 1e3;
         fact(

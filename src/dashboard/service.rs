@@ -163,7 +163,8 @@ impl Dashboard {
                 let status = Status {
                     service: self.callers.upkeep().watch.log.service.to_string(),
                     incidents: self.callers.incidents(),
-                    now: self.callers.now().as_secs_f64(),
+                    as_of: self.callers.now().as_secs_f64(),
+                    stale: None,
                 };
                 status.answer(path)
             }

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Inner;
 use super::open::Open;
+use super::{Inner, Watch};
 use crate::admit::{Mode, OnRunaway, Quota};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::detect::Standing;
 use crate::events::{Body, EventLog, Finding, Kind, OURSELVES, Signal};
 use crate::pipeline::Core;
+use crate::record::row::lock;
 use crate::registry::entry::{Entry, Trust};
 
 /// After this long what a caller does is the rule: only a person holds it any longer.
@@ -28,6 +29,49 @@ const LEAST: f64 = 5.0;
 pub(super) struct Held {
     entry: Arc<Entry>,
     until: Timestamp,
+    #[cfg(feature = "dashboard")]
+    clamped: Clamped,
+}
+
+/// What it is held to.
+#[cfg(feature = "dashboard")]
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Clamped {
+    #[serde(skip)]
+    pub(crate) caller: String,
+    pub(crate) quota: String,
+    pub(crate) in_flight: Option<u32>,
+    /// Unix seconds, at the latest.
+    pub(crate) until: f64,
+    /// Whether it refuses, or counts what it would refuse.
+    pub(crate) mode: Mode,
+}
+
+impl Watch {
+    /// Those that are held by themselves.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn clamped(&self) -> Vec<Clamped> {
+        let inner = lock(&self.inner);
+        let held = inner.open.values().filter_map(|open| open.held.as_ref());
+        held.map(|held| held.clamped.clone()).collect()
+    }
+
+    /// A person lets go of a caller that is held by itself. Says whether there is one.
+    pub(crate) fn release(&self, core: &Core, caller: &str, now: Timestamp) -> bool {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        let mut released = false;
+        for open in inner.open.values_mut() {
+            let Some(held) = &open.held else { continue };
+            if held.entry.name() == caller {
+                let entry = Arc::clone(&held.entry);
+                inner.spared.push((entry, now + SPARED));
+                let_go(open, &self.log, core, now);
+                released = true;
+            }
+        }
+        released
+    }
 }
 
 impl Inner {
@@ -116,9 +160,23 @@ fn hold(
         &format!("runaway clamped to {quota}{most}{shadow}"),
         now,
     );
+    let until = now + LONGEST;
     open.held = Some(Held {
+        #[cfg(feature = "dashboard")]
+        clamped: Clamped {
+            caller: entry.name().to_owned(),
+            quota: quota
+                .to_string()
+                .split(',')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+            in_flight,
+            until: until.as_secs_f64(),
+            mode: rule.mode,
+        },
         entry,
-        until: now + LONGEST,
+        until,
     });
 }
 

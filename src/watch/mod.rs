@@ -4,6 +4,7 @@ pub(crate) mod blame;
 mod brake;
 pub(crate) mod changes;
 mod feed;
+pub(crate) mod hand;
 mod open;
 mod past;
 pub(crate) mod report;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use self::feed::Feed;
+use self::hand::Hand;
 pub(crate) use self::open::Expectation;
 use self::open::Open;
 use self::report::Record;
@@ -45,6 +47,7 @@ struct Inner {
     /// Episodes and conditions that have not ended, by the detector's number.
     open: BTreeMap<u64, Open>,
     expected: Vec<Expectation>,
+    hands: Vec<Hand>,
     records: VecDeque<Record>,
     /// Whom a clamp has held for as long as it may, and until when it does not again.
     spared: Vec<(Arc<Entry>, Timestamp)>,
@@ -195,11 +198,6 @@ impl Watch {
     pub(crate) fn expect(&self, expectation: Expectation) {
         lock(&self.inner).expect(expectation);
     }
-
-    /// Takes a runaway in hand. Says whether there is one of this id.
-    pub(crate) fn acknowledge(&self, id: &str, author: &str, now: Timestamp) -> bool {
-        lock(&self.inner).acknowledge(&self.log, id, author, now)
-    }
 }
 
 /// The name of a caller as events show it: that of the metrics, so that an address stays what it is.
@@ -240,6 +238,7 @@ impl Inner {
                     open.say(log, found.kind, finding, found.t);
                     open.forget_paths(core);
                     brake::let_go(&mut open, log, core, now);
+                    self.forget_hand(&open);
                     self.close_record(core, &log.events(), &open.said.id);
                     open.count(core, false);
                 }
@@ -256,7 +255,7 @@ impl Inner {
     ) -> Finding {
         let account = entry.and_then(|entry| core.registry.account(entry));
         let text = |text: Option<&String>| text.map(|text| text.as_str().into());
-        let caller = match entry {
+        let caller: Option<Arc<str>> = match entry {
             Some(entry) => Some(shown(core, entry).into()),
             None => found.caller.clone(),
         };
@@ -276,7 +275,7 @@ impl Inner {
             expected: self.is_expected(core, entry, found, now),
             acknowledged_by: known
                 .and_then(|known| known.acknowledged_by.clone())
-                .or_else(|| self.in_hand(entry)),
+                .or_else(|| self.in_hand(entry, caller.as_ref(), now)),
             caller,
             provenance: found.provenance,
             signal: found.signal,

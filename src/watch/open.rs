@@ -163,37 +163,4 @@ impl Inner {
             .filter(|said| said.caller == entry.name());
         load && (written || said.any(|said| explains(said.factor, said.until)))
     }
-
-    /// Who has a runaway of this caller in hand: another signal of the same outage wakes nobody else.
-    pub(super) fn in_hand(&self, entry: Option<&Arc<Entry>>) -> Option<Arc<str>> {
-        let entry = entry?;
-        let of_caller = |open: &&Open| {
-            let known = open.entry.as_ref();
-            known.is_some_and(|known| Arc::ptr_eq(known, entry))
-        };
-        let mut open = self.open.values().filter(of_caller);
-        open.find_map(|open| open.said.finding()?.acknowledged_by.clone())
-    }
-
-    pub(super) fn acknowledge(
-        &mut self,
-        log: &EventLog,
-        id: &str,
-        author: &str,
-        now: Timestamp,
-    ) -> bool {
-        let mut of_id = self.open.values_mut().filter(|open| *open.said.id == *id);
-        let Some(open) = of_id.next() else {
-            return false;
-        };
-        let Some(finding) = open.said.finding() else {
-            return false;
-        };
-        let finding = Finding {
-            acknowledged_by: Some(author.into()),
-            ..finding.clone()
-        };
-        open.say(log, Kind::RunawayUpdated, finding, now.as_secs_f64());
-        true
-    }
 }

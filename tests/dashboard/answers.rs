@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use callerid::dashboard::Access;
+use callerid::dashboard::{Access, Grant};
 use callerid::{Account, Quota};
+use serde_json::Value;
 use tower::ServiceExt;
 
 use super::visit::{Page, request, table, with};
@@ -95,7 +96,7 @@ async fn the_overview_has_callers_and_their_lines() {
     assert_eq!(first["contact"], "#payments-oncall");
     assert_eq!(first["errors"]["validation"], 1.0);
     let chart = &overview["chart"];
-    let last = |of: &serde_json::Value| of["offered"].as_array().unwrap()[119].as_f64().unwrap();
+    let last = |of: &Value| of["offered"].as_array().unwrap()[119].as_f64().unwrap();
     assert_eq!(chart["t"][119], super::visit::NOW + 10);
     assert_eq!(chart["lines"][0]["caller"], "checkout");
     assert_eq!(
@@ -213,4 +214,29 @@ async fn only_reading_methods_read() {
     let again = request("GET", "/style.css", Some("127.0.0.1"));
     let again = with(again, &[("if-none-match", known.to_str().unwrap())]);
     assert_eq!(page.ask(again).await.status, 304);
+}
+
+#[tokio::test]
+async fn the_page_links_to_what_shows_the_whole_fleet() {
+    let table = table(|builder| builder);
+    let link = async |url: &str, grant: Grant| {
+        let access = Access::from_fn(move |_| grant.clone());
+        let page = Page(table.callers.dashboard().access(access).fleet_view(url));
+        page.get("/v1/you").await.json()["fleet_view"].clone()
+    };
+    let grafana = "https://grafana.example/d/callerid-api?var-job=prices";
+    assert_eq!(link(grafana, Grant::nothing().read()).await, grafana);
+    assert_eq!(link(grafana, Grant::nothing()).await, Value::Null);
+    for no_link in [
+        "javascript:alert(1)",
+        "//grafana.example",
+        "",
+        "data:text/html,x",
+    ] {
+        assert_eq!(
+            link(no_link, Grant::nothing().read()).await,
+            Value::Null,
+            "{no_link}"
+        );
+    }
 }

@@ -576,3 +576,22 @@ fn a_state_file_that_never_could_be_written_is_an_error_at_the_start_and_names_t
     drop(state.table());
     assert!(!folder.join("state.json.draft").exists());
 }
+
+#[tokio::test]
+async fn an_incident_that_is_over_is_shown_for_a_day() {
+    let table = table(|builder| builder);
+    let page = table.page(Access::local_operator());
+    let posted = act(&page, "incident", json!({"name": "slow"})).await.json();
+    let over = json!({"id": posted["incident"]["id"], "state": "resolved", "body": "mended"});
+    table.pass(60);
+    assert_eq!(act(&page, "incident", over).await.status, 200);
+    table.pass(1);
+    let overview = page.get("/v1/overview").await.json();
+    assert_eq!(overview["incidents"], json!([]));
+    assert_eq!(overview["recent"][0]["updates"][1]["body"], "mended");
+    let day = Duration::from_secs(86_400);
+    table.callers.tick(table.clock.advance(day));
+    let overview = page.get("/v1/overview").await.json();
+    assert_eq!(overview["recent"], json!([]));
+    assert!(page.get("/status").await.body.contains("mended"));
+}

@@ -1,6 +1,6 @@
 // What is wrong, in words, and what can be done about it.
 
-import { byId, clock, copy, el, number, percent, ago, say, setText, when } from "./dom.js";
+import { byId, clock, copy, el, number, percent, ago, say, setText, under, when } from "./dom.js";
 import { getText, post } from "./api.js";
 import { Proof } from "./chart.js";
 
@@ -27,7 +27,9 @@ export function happened(latest) {
       pins.push({ t: event.t, text: `${event.caller || "all"}: ${event.change.split(",")[0]}` });
     }
   }
-  for (const incident of latest.incidents) {
+  for (const incident of [...latest.incidents, ...latest.recent]) {
+    const over = incident.state === "resolved" ? incident.updates[incident.updates.length - 1].t : latest.at;
+    bands.set(`incident ${incident.id}`, { from: incident.created_at, to: over });
     pins.push({ t: incident.created_at, text: `incident: ${incident.name}`, warn: true });
   }
   for (const { t, caller, signals } of onsets) {
@@ -105,7 +107,13 @@ class Banner {
     this.line("harm", HARM[harm]);
     const taken = first(events, (event) => event.acknowledged_by);
     this.line("known", [events.some((event) => event.expected) ? "it was announced" : null, taken ? `${taken} has it in hand` : null].filter(Boolean).join(", "));
-    const state = JSON.stringify([you?.operate, latest.braked[caller] || null, events.map((event) => [event.id, event.acknowledged_by])]);
+    const held = under(latest.braked, caller);
+    const clamped = under(latest.clamped, caller);
+    const inFlight = clamped?.in_flight ? ` and ${clamped.in_flight} in flight` : "";
+    const byItself = clamped && `${clamped.mode === "enforce" ? "clamped by itself to" : "in shadow, what it would be refused is counted beyond"} ${clamped.quota}${inFlight}, until ${when(clamped.until)} at the latest`;
+    const beyond = row?.refused ? `${number(row.refused)} refused within the last minute` : null;
+    this.line("held", held || clamped ? [held && (held === "blocked" ? "everything it sends is refused" : `clamped to ${held}`), byItself, beyond].filter(Boolean).join("; ") : "");
+    const state = JSON.stringify([you?.operate, held || clamped || null, events.map((event) => [event.id, event.acknowledged_by])]);
     if (state !== this.state) {
       this.state = state;
       const report = el("button", { type: "button", click: () => this.report(events) }, "Copy the report");
@@ -183,7 +191,8 @@ export class Brake {
 
   buttons(name, events) {
     if (!this.you()?.operate || name.startsWith("__")) return [];
-    const held = this.latest()?.braked[name];
+    const latest = this.latest();
+    const held = latest && (under(latest.braked, name) || (under(latest.clamped, name) && "clamped by itself"));
     const button = (text, kind, action) => el("button", { type: "button", class: kind, click: action }, text);
     const buttons = held
       ? [button(`Release (${held})`, "act", () => this.release(name))]
@@ -238,7 +247,6 @@ export class Brake {
       ],
       lines: (values) => `[caller.${toml(name)}]\nexpect = { factor = ${values.factor}, until = "${inMinutes(Number(values.minutes) || 0)}" }`,
       button: "Expect it",
-      alone: true,
       send: (values) => this.send("v1/do/expect", { caller: name, factor: Number(values.factor), seconds: Number(values.minutes) * 60 }),
     });
   }
@@ -261,7 +269,7 @@ export class Brake {
     }
   }
 
-  open({ title, text, fields, lines, button, danger, alone, send }) {
+  open({ title, text, fields, lines, button, danger, send }) {
     const dialog = byId("dialog");
     const latest = this.latest();
     const inputs = new Map();
@@ -274,7 +282,7 @@ export class Brake {
     const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
-    const scope = latest?.scope === "fleet" && !alone ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
+    const scope = latest?.scope === "fleet" ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
     const form = el(
       "form",
@@ -313,13 +321,27 @@ export class Incidents {
 
   draw(latest, you) {
     const list = latest.incidents;
-    byId("incidents").hidden = !list.length && !you?.operate;
+    const { recent } = latest;
+    byId("incidents").hidden = !list.length && !recent.length && !you?.operate;
     byId("report-incident").hidden = !you?.operate;
-    const state = JSON.stringify([list, you?.operate]);
+    const state = JSON.stringify([list, recent, you?.operate]);
     if (state === this.state) return;
     this.state = state;
     const items = list.map((incident) => this.item(incident, latest, you));
-    byId("incident-list").replaceChildren(...(items.length ? items : [el("p", { class: "hint" }, "None is open.")]));
+    const over = recent.length ? [el("h3", {}, "Over within the last day"), ...recent.map((incident) => this.over(incident, you))] : [];
+    byId("incident-list").replaceChildren(...(items.length ? items : [el("p", { class: "hint" }, "None is open.")]), ...over);
+  }
+
+  over(incident, you) {
+    const last = incident.updates[incident.updates.length - 1];
+    return el(
+      "article",
+      { class: "incident over" },
+      el("h3", {}, incident.name),
+      el("p", {}, el("b", {}, "resolved"), ` · ${incident.impact} · ${when(incident.created_at)} to ${when(last.t)}`),
+      last.body ? el("p", {}, last.body) : null,
+      you?.operate ? el("button", { type: "button", click: () => this.update(incident) }, "Update …") : null,
+    );
   }
 
   item(incident, latest, you) {

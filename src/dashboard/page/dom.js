@@ -15,6 +15,9 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** What a map of JSON has under a name, which may be that of a method of every object. */
+export const under = (map, name) => (Object.hasOwn(map, name) ? map[name] : undefined);
+
 /** Writes only what has changed: a screen reader and a selection stay where they are. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
