@@ -92,6 +92,8 @@ pub(crate) struct Keeper {
     pub(crate) base: Mutex<Kept>,
     /// Whether it was said that the file cannot be written.
     said: AtomicBool,
+    /// Whether it was said that somebody else writes the file.
+    foreign: AtomicBool,
     /// Whether a thread is about to write.
     writing: AtomicBool,
 }
@@ -186,6 +188,16 @@ impl Keeper {
             return Ok(Some(changed));
         }
         if let Some(path) = &self.path {
+            if let Ok(Some(found)) = parse(path)
+                && found != before
+                && !self.foreign.swap(true, Ordering::Relaxed)
+            {
+                let path = path.display();
+                tracing::error!(
+                    %path,
+                    "callerid: another program writes the state file, and each undoes what the other did: give each its own (said once)"
+                );
+            }
             write(path, &next)?;
             self.said.store(false, Ordering::Relaxed);
         }

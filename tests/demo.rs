@@ -12,7 +12,7 @@ mod programs;
 use std::net::{TcpListener, TcpStream};
 
 use balancer::Balancer;
-use programs::{Demo, Running, call, cells, demo, finish, output, until};
+use programs::{Demo, Running, call, cells, demo, finish, open, output, until};
 
 const GOOD_ORDER: &str = r#"{"sku": "a-1", "quantity": 2}"#;
 
@@ -30,7 +30,7 @@ fn one_line_says_where_it_listens_and_an_interrupt_ends_it_cleanly() {
 fn a_termination_ends_it_cleanly_with_requests_under_way() {
     let mut demo = Demo::start(&[]);
     let headers = [("x-client-id", "checkout")];
-    let open = programs::open(demo.address, "GET", "/v1/slow?ms=30000", &headers, "");
+    let open = open(demo.address, "GET", "/v1/slow?ms=30000", &headers, "");
     until("the request is in flight", || {
         (demo.top("checkout")?[4] == "1").then_some(())
     });
@@ -400,4 +400,101 @@ fn the_heaviest_caller_comes_first() {
         .map(|line| cells(line)[0].clone())
         .collect();
     assert_eq!(names, ["heavy", "middle", "light"], "{text}");
+}
+
+#[test]
+fn bad_input_a_full_disk_and_another_writer_leave_the_state_whole_and_the_api_alone() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("attacked");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("state.json");
+    let state = file.to_str().unwrap();
+    let demo = Demo::start(&["--state", state]);
+    let serves = || assert_eq!(demo.get("/v1/prices/a-1", "checkout").status, 200);
+    serves();
+    let json = ("content-type", "application/json");
+    let post = |demo: &Demo, action: &str, body: &str| {
+        let path = format!("/callerid/v1/do/{action}");
+        call(demo.address, "POST", &path, &[json], body)
+    };
+    // A body that does not come: it is answered in the end.
+    let slow = |length: &'static str| {
+        let headers = [json, ("content-length", length)];
+        open(
+            demo.address,
+            "POST",
+            "/callerid/v1/do/incident",
+            &headers,
+            "",
+        )
+    };
+    let never = slow("40");
+    for _ in 0..100 {
+        drop(slow("400"));
+    }
+    assert_eq!(post(&demo, "incident", r#"{"name": "one"}"#).status, 200);
+    let kept = std::fs::read(&file).unwrap();
+    let long = format!(r#"{{"name": "{}"}}"#, "x".repeat(201));
+    let longer = format!(r#"{{"name": "{}"}}"#, "x".repeat(100_000));
+    let deep = "[".repeat(60_000);
+    for (action, body, status) in [
+        ("incident", r#"{"name": "#, 400),
+        ("incident", r#"[null, "two"]"#, 400),
+        ("incident", &deep, 400),
+        ("incident", r#"{"name": "two", "eta": 1e999}"#, 400),
+        ("incident", r#"{"name": "two", "eta": 1}"#, 422),
+        ("incident", &long, 422),
+        ("incident", &longer, 413),
+        (
+            "clamp",
+            r#"{"caller": "nobody", "quota": "5/s", "seconds": 60}"#,
+            404,
+        ),
+        (
+            "clamp",
+            r#"{"caller": "checkout", "quota": "5/fortnight", "seconds": 60}"#,
+            422,
+        ),
+        ("block", r#"{"caller": "checkout", "seconds": -1}"#, 400),
+        ("explode", "{}", 404),
+    ] {
+        let answer = post(&demo, action, body);
+        let shown = body.get(..60).unwrap_or(body);
+        assert_eq!(answer.status, status, "{action} {shown}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        serves();
+    }
+    // The disk is full, for this file.
+    for (action, body) in [
+        ("incident", r#"{"name": "two"}"#),
+        ("block", r#"{"caller": "checkout", "seconds": 60}"#),
+    ] {
+        std::os::unix::fs::symlink("/dev/full", folder.join("state.json.draft")).unwrap();
+        let full = post(&demo, action, body);
+        assert_eq!(full.status, 507, "{}", full.body);
+        assert!(
+            full.body.contains("No space left on device"),
+            "{}",
+            full.body
+        );
+        serves();
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), kept);
+    // There is room again.
+    assert_eq!(post(&demo, "incident", r#"{"name": "two"}"#).status, 200);
+    serves();
+
+    // Somebody else writes the same file, which is said.
+    let other = Demo::start(&["--state", state]);
+    assert_eq!(post(&other, "incident", r#"{"name": "three"}"#).status, 200);
+    assert_eq!(post(&demo, "incident", r#"{"name": "four"}"#).status, 200);
+    until("it is said", || {
+        let said = demo.running.all_said();
+        said.contains("another program writes the state file")
+            .then_some(())
+    });
+    assert!(!other.running.all_said().contains("another program"));
+    assert_eq!(finish(never, "").status, 408);
+    serves();
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -102,6 +102,12 @@ impl From<ChangeError> for Problem {
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    // A list would be taken for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad(
+            "the body is not what is asked for: use a JSON object",
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let detail = format!("the body is not what is asked for: {error}");
         Problem::bad(detail)

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-#[cfg(feature = "dashboard")]
-use {crate::caller::Provenance, dashmap::DashMap};
+use dashmap::DashMap;
 
 use super::Registry;
 use super::entry::{Entry, Trust};
+#[cfg(feature = "dashboard")]
+use crate::caller::Provenance;
 use crate::record::route::{RouteHash, RouteRef};
 use crate::record::row::{Row, lock};
 use crate::record::totals::Totals;
