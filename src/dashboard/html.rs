@@ -66,7 +66,7 @@ pub(super) fn section(
     };
     let mut text = format!(
         "<section><h2>{title}</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{title}\">\
-         <table><thead><tr>"
+         <table class=\"own\"><thead><tr>"
     );
     for (at, head) in heads.iter().enumerate() {
         let _ = write!(text, "<th scope=\"col\"{}>{head}</th>", class(at));

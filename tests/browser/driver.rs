@@ -188,10 +188,16 @@ impl Browser<'_> {
         })
     }
 
-    /// Clicks as a person does: on what is there and not covered.
+    /// Clicks as a person does: on what is there and not covered. What was drawn anew meanwhile is looked for again.
     pub(crate) fn click(&self, xpath: &str) {
-        let element = self.find(xpath);
-        self.post(&format!("/element/{element}/click"), &json!({}));
+        until(&format!("{xpath} is clicked"), || {
+            let path = format!("{}/element/{}/click", self.path, self.find(xpath));
+            match self.driver.ask("POST", &path, &json!({})) {
+                Ok(_) => Some(()),
+                Err(problem) if problem.contains("stale element") => None,
+                Err(problem) => panic!("{xpath}: {problem}"),
+            }
+        });
     }
 
     pub(crate) fn write(&self, xpath: &str, text: &str) {

@@ -39,11 +39,13 @@ export function happened(latest) {
 }
 
 function what(event, row) {
-  const rate = row ? row.rate : event.observed;
+  // What has fallen already is told by what it was, until its end is sure.
+  const fallen = row && row.rate < event.baseline * 1.5 && event.observed > row.rate * 1.5;
+  const rate = row && !fallen ? row.rate : event.observed;
   const factor = event.baseline ? rate / event.baseline : null;
   const share = event.share_of_rise === null ? null : `${percent(event.share_of_rise)} of the rise`;
   const words = {
-    rate: `${number(rate)} requests/s instead of ${number(event.baseline)}${factor ? ` (× ${number(factor)})` : ""}`,
+    rate: `${number(rate)} requests/s instead of ${number(event.baseline)}${factor ? ` (× ${number(factor)})` : ""}${fallen ? `, now ${number(row.rate)} again` : ""}`,
     errors: `${percent(event.observed)} of its requests fail with ${event.class || "errors"}, usually ${percent(event.baseline)}`,
     in_flight: `${number(event.observed)} requests in flight instead of ${number(event.baseline)}: few, and each very slow`,
     names: `${number(event.observed)} new names a second instead of ${number(event.baseline)}`,

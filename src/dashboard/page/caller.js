@@ -143,6 +143,7 @@ export class Caller {
     const title = el("h2", { id: "caller-title", tabindex: "-1" }, name);
     this.who = el("p", { class: "who" });
     this.tools = el("div", { class: "choices" });
+    this.state = null;
     this.grid = el("div", { class: "grid" });
     const close = el("button", { type: "button", click: () => this.onClose() }, "Close");
     this.place.replaceChildren(el("div", { class: "bar" }, title, this.tools, close), this.who, this.grid);
@@ -167,7 +168,13 @@ export class Caller {
     const words = [caller.owner, caller.contact, `known as ${caller.provenance}`, `${number(rates.ten_seconds)} requests/s now, ${number(rates.ten_minutes)} over ten minutes`, `${number(caller.counts.in_flight)} in flight`];
     this.who.replaceChildren(words.filter(Boolean).join(" · "));
     if (caller.runbook && /^https?:/.test(caller.runbook)) this.who.append(" · ", el("a", { href: caller.runbook, rel: "noreferrer" }, "runbook"));
-    this.tools.replaceChildren(...this.actions(caller.name));
+    // Buttons stay as long as they are the same: neither a click nor the focus is lost.
+    const tools = this.actions(caller.name);
+    const state = tools.map((button) => button.textContent).join("\n");
+    if (state !== this.state) {
+      this.state = state;
+      this.tools.replaceChildren(...tools);
+    }
     const parts = [
       block("How requests end", classes(caller)),
       block("What the service said about errors", details(caller)),

@@ -95,8 +95,9 @@ function marks(read) {
         ctx.textAlign = "left";
         ctx.textBaseline = "alphabetic";
         ctx.font = font(ratio);
-        let row = 0;
-        for (const pin of read().pins) {
+        // The latest have their words first; where there is no room for any more, a line has none.
+        const rows = [[], [], [], []];
+        for (const pin of [...read().pins].sort((a, b) => b.t - a.t)) {
           const x = Math.round(u.valToPos(pin.t, "x", true));
           if (x < left || x > left + width) continue;
           const stroke = css(pin.alarm ? "--alarm" : pin.warn ? "--warn" : "--pin");
@@ -110,10 +111,13 @@ function marks(read) {
           ctx.setLineDash([]);
           const text = pin.text.length > 34 ? `${pin.text.slice(0, 33)}…` : pin.text;
           const wide = ctx.measureText(text).width;
-          const y = top + (14 + (row % 4) * 16) * ratio;
-          row += 1;
           const beside = x + wide + 8 * ratio > left + width ? x - wide - 5 * ratio : x + 5 * ratio;
           const at = Math.max(left + 2 * ratio, beside);
+          const end = at + wide + 4 * ratio;
+          const row = rows.findIndex((taken) => taken.every(([from, to]) => end < from || at > to));
+          if (row < 0) continue;
+          rows[row].push([at, end]);
+          const y = top + (14 + row * 16) * ratio;
           ctx.fillStyle = css("--label");
           ctx.fillRect(at - 2 * ratio, y - 11 * ratio, wide + 4 * ratio, 15 * ratio);
           ctx.fillStyle = stroke;
