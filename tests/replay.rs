@@ -187,6 +187,40 @@ fn who_ran_away_is_said_with_every_field_and_its_deploy_and_in_the_report() {
 }
 
 #[test]
+fn a_log_from_before_its_origin_says_the_same_at_its_own_time() {
+    let folder = Folder::new("origin");
+    let run = |origin: f64| {
+        let log = folder.file("log.jsonl", outage(origin, 700, 900));
+        let deploys = format!(
+            "{{\"t\": {}, \"caller\": \"checkout\", \"version\": \"v42\"}}\n",
+            origin + 696.0
+        );
+        let out = folder.path("events.jsonl");
+        good(&[
+            "--deploys",
+            &folder.file("deploys.jsonl", deploys),
+            "--events",
+            &out,
+            &log,
+        ]);
+        let mut said = events(&out);
+        for event in &mut said {
+            event["id"].take();
+            for place in ["/t", "/since", "/deploy/t"] {
+                if let Some(t) = event.pointer_mut(place).filter(|t| t.is_number()) {
+                    *t = Value::from(((t.as_f64().unwrap() - origin) * 1e3).round() as i64);
+                }
+            }
+        }
+        said
+    };
+    let said = run(0.0);
+    assert_eq!(of_kind(&said, "runaway_started").len(), 1);
+    assert_eq!(run(-800.0), said);
+    assert_eq!(run(-1e6), said);
+}
+
+#[test]
 fn the_same_log_gives_the_same_bytes_and_its_first_part_the_same_first_events() {
     let folder = Folder::new("causal");
     let whole = outage(1_700_000_000.25, 700, 900);

@@ -259,6 +259,22 @@ impl Event {
         }
     }
 
+    /// Tells its times on another clock.
+    #[cfg(feature = "replay")]
+    pub(crate) fn move_to(&mut self, clock: impl Fn(f64) -> f64) {
+        self.t = clock(self.t);
+        match &mut self.body {
+            Body::Finding(finding) => {
+                finding.since = clock(finding.since);
+                if let Some(deploy) = &mut finding.deploy {
+                    deploy.t = clock(deploy.t);
+                }
+            }
+            Body::Pin(pin) => pin.at = pin.at.map(clock),
+            Body::Incident(_) | Body::Policy { .. } => {}
+        }
+    }
+
     /// The event as one line of JSON, without the line's end.
     #[must_use]
     pub fn to_json(&self) -> String {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::{Request, Uri};
 
-use super::line::{Entry, Named};
+use super::line::{Entry, Named, Origin};
 use super::outcome::{Episode, Outcome, Read};
-use super::{Deploy, ReplayError, line};
+use super::{Deploy, ReplayError};
 use crate::admit::Mode;
 use crate::caller::{Provenance, Source};
 use crate::callers::Callers;
@@ -102,6 +102,8 @@ pub(super) struct Drive {
     path_of_events: PathBuf,
     with_reports: bool,
     order: Order,
+    /// Known from the first request on.
+    origin: Option<Origin>,
     table: Option<Table>,
     said: u64,
     episodes: Vec<Episode>,
@@ -232,6 +234,7 @@ impl Drive {
             path_of_events: path_of_events.unwrap_or_default(),
             with_reports,
             order: Order::default(),
+            origin: None,
             table: None,
             said: 0,
             episodes: Vec::new(),
@@ -242,7 +245,11 @@ impl Drive {
     }
 
     /// Takes the next line's request, and goes on as far as is sure to be in order.
-    pub(super) fn entry(&mut self, entry: Entry) -> Result<(), ReplayError> {
+    pub(super) fn entry(&mut self, mut entry: Entry) -> Result<(), ReplayError> {
+        let origin = *self
+            .origin
+            .get_or_insert_with(|| Origin::of(&entry, REORDER));
+        origin.set_back(&mut entry);
         self.timed |= !entry.logged.took.is_zero();
         self.order.push(entry);
         let until = self.order.latest - REORDER;
@@ -285,17 +292,20 @@ impl Drive {
             return Ok(());
         };
         table.set(now);
+        let origin = self.origin.unwrap_or_default();
         while let Some(deploy) = self.deploys.pop_front() {
-            if line::at(deploy.t.max(0.0)).is_none_or(|at| at > now) {
+            let at = origin.run(deploy.t);
+            if at > now.as_secs_f64() {
                 self.deploys.push_front(deploy);
                 break;
             }
             let pin = Pin::new(Change::Deploy).caller(&deploy.caller);
-            table.callers.pin(pin.version(&deploy.version).at(deploy.t));
+            table.callers.pin(pin.version(&deploy.version).at(at));
         }
         table.callers.tick(now);
         let heard = std::mem::take(&mut *lock(&table.heard));
-        for event in heard {
+        for mut event in heard {
+            event.move_to(|t| origin.told(t));
             self.hear(&event)?;
         }
         Ok(())
@@ -370,9 +380,13 @@ impl Drive {
                 }
             }
         }
+        let origin = self.origin.unwrap_or_default();
         let mut outcome = Outcome::new(
             read,
-            (table.first, self.order.latest),
+            (
+                origin.told(table.first.as_secs_f64()),
+                origin.told(self.order.latest.as_secs_f64()),
+            ),
             &table.callers.snapshot(),
             self.episodes,
             (self.said, self.more_episodes),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::Format;
@@ -14,10 +15,17 @@ use crate::pipeline::Logged;
 /// Nobody waits longer for a request than a day.
 const LONGEST: f64 = 86_400.0;
 
+/// What is in no name.
+const ODD: &AsciiSet = &CONTROLS.add(b' ');
+/// Seconds in a day.
+const DAY: u64 = 86_400;
+/// Times of a log are kept so much later than they are, since an origin may be after the first line: whole days.
+const AHEAD: u64 = 92_592 * DAY;
+
 /// A request, as its line tells.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// When it ended.
+    /// When it ended, later by [`AHEAD`] until it is [set back](Origin::set_back).
     pub(super) at: Timestamp,
     pub(super) method: Method,
     pub(super) logged: Logged,
@@ -98,11 +106,51 @@ struct Json<'a> {
     latency_ms: Option<f64>,
 }
 
-/// A point in time from seconds.
-pub(super) fn at(t: f64) -> Option<Timestamp> {
-    (0.0..=1e10)
+/// A point in time from seconds, later by [`AHEAD`].
+fn at(t: f64) -> Option<Timestamp> {
+    let most = AHEAD as f64;
+    let ahead = (t.abs() * 1e9) as u64;
+    let zero = Timestamp::from_secs(AHEAD);
+    let at = Duration::from_nanos(ahead);
+    (-most..=1e10)
         .contains(&t)
-        .then(|| Timestamp::from_nanos((t * 1e9) as u64))
+        .then(|| if t < 0.0 { zero - at } else { zero + at })
+}
+
+/// Where the time of a log begins. A log that begins before its origin is run whole days later, so that the hours are
+/// right, and told of at its own time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Origin {
+    days: u64,
+}
+
+impl Origin {
+    /// Of a log with this first request; some of the next ones may be earlier by `before`.
+    pub(super) fn of(first: &Entry, before: Duration) -> Self {
+        let early = Timestamp::from_secs(AHEAD).since(first.at);
+        let days = (early + before).as_secs() / DAY + 1;
+        Self {
+            days: if early.is_zero() { 0 } else { days },
+        }
+    }
+
+    /// Sets an entry to the time at which it is run.
+    pub(super) fn set_back(self, entry: &mut Entry) {
+        entry.at = entry.at - Duration::from_secs(AHEAD - self.days * DAY);
+    }
+
+    /// The time at which what happened at `t` is run.
+    pub(super) fn run(self, t: f64) -> f64 {
+        t + (self.days * DAY) as f64
+    }
+
+    /// The log's own time, to the microsecond.
+    pub(super) fn told(self, t: f64) -> f64 {
+        if self.days == 0 {
+            return t;
+        }
+        ((t - (self.days * DAY) as f64) * 1e6).round() / 1e6
+    }
 }
 
 fn status(code: u16) -> Result<StatusCode, &'static str> {
@@ -111,7 +159,7 @@ fn status(code: u16) -> Result<StatusCode, &'static str> {
 
 fn jsonl(line: &str) -> Result<Entry, String> {
     let json: Json<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let at = at(json.t).ok_or("t is before 0, or no time")?;
+    let at = at(json.t).ok_or("t is no time")?;
     let took = json.latency_ms.unwrap_or(0.0) / 1e3;
     let logged = Logged {
         status: status(json.status)?,
@@ -124,6 +172,9 @@ fn jsonl(line: &str) -> Result<Entry, String> {
         "unknown" => (Named::Not, ""),
         name => (Named::Name, name),
     };
+    // Whom no header could name has a row of its own all the same.
+    let name: Cow<'_, str> = utf8_percent_encode(caller.1, ODD).into();
+    let caller = (caller.0, &*name);
     let route = json.route.as_ref().map_or("", |route| &route.0);
     Ok(Entry::new(at, method, logged, caller, route))
 }
@@ -209,7 +260,10 @@ mod tests {
     #[test]
     fn a_line_of_json_may_leave_things_out_and_say_more() {
         let entry = parse(r#"{"t": 12.5, "status": 201, "else": [1, {}]}"#).unwrap();
-        assert_eq!(entry.at, Timestamp::from_nanos(12_500_000_000));
+        assert_eq!(
+            entry.at,
+            Timestamp::from_secs(AHEAD) + Duration::from_millis(12_500)
+        );
         assert_eq!((entry.named, entry.route()), (Named::Not, ""));
         let entry = parse(
             r#"{"t":1,"caller":"a\u0062","method":"PUT","route":"/x/{id}","status":503,"latency_ms":1500}"#,
@@ -218,6 +272,23 @@ mod tests {
         assert_eq!((entry.name(), entry.route()), ("ab", "/x/{id}"));
         assert_eq!(entry.logged.took, Duration::from_millis(1_500));
         assert_eq!(entry.method, Method::PUT);
+        let entry = parse(r#"{"t": 1, "caller": "Zoë's \"a b\"", "status": 200}"#).unwrap();
+        assert_eq!(entry.name(), "Zo%C3%AB's%20\"a%20b\"");
+    }
+
+    #[test]
+    fn a_log_may_begin_before_its_origin() {
+        for t in [-1e9, -90_000.0, -12.5, 0.0, 12.5, 1.7e9] {
+            let mut entry = parse(&format!(r#"{{"t": {t}, "status": 200}}"#)).unwrap();
+            let origin = Origin::of(&entry, Duration::from_secs(5));
+            origin.set_back(&mut entry);
+            let run = entry.at.as_secs_f64();
+            assert!((run - origin.run(t)).abs() < 1e-6, "{t}");
+            assert!((origin.told(run) - t).abs() < 1e-6, "{t}");
+            assert!(run >= if t < 0.0 { 5.0 } else { t }, "{t}");
+            assert!((run - t) % 86_400.0 < 1e-6, "{t}");
+        }
+        assert!(parse(r#"{"t": -1e10, "status": 200}"#).is_err());
     }
 
     #[test]
@@ -225,7 +296,6 @@ mod tests {
         for bad in [
             "{",
             r#"{"t": 1}"#,
-            r#"{"t": -1, "status": 200}"#,
             r#"{"t": 1e300, "status": 200}"#,
             r#"{"t": 1, "status": 20}"#,
             r#"{"t": "1", "status": 200}"#,
@@ -249,7 +319,7 @@ mod tests {
         let entry = line("2001:db8::1", "-");
         assert_eq!((entry.named, entry.name()), (Named::Address, "2001:db8::1"));
         assert_eq!(entry.route(), "/a/{}/b");
-        assert_eq!(entry.at, Timestamp::from_secs(1_431_849_903));
+        assert_eq!(entry.at, Timestamp::from_secs(AHEAD + 1_431_849_903));
         assert_eq!(entry.logged.response_bytes, 77);
         assert_eq!(line("1.2.3.4", "anna").name(), "anna");
         assert_eq!(line("-", "-").named, Named::Not);

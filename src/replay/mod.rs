@@ -6,8 +6,8 @@
 //! a fleet shares are counted as those of one instance, and no Redis is asked.
 //!
 //! Lines of JSON: `{"t": 12.3, "caller": "a", "method": "GET", "route": "/v1/x", "status": 200, "latency_ms": 4.2}`
-//! with `t` in seconds from any origin that is not after the first line; `t` and `status` must be there. A caller that is
-//! missing or `unknown` is `__unknown__`.
+//! with `t` in seconds from any origin; `t` and `status` must be there. A caller that is missing or `unknown` is
+//! `__unknown__`; what no header could be is percent-encoded in its name. Where the first `t` is negative, events have the log's own times, and a report has later days.
 //!
 //! The combined and the common format of Apache and nginx: the caller is the authenticated user, or else the address,
 //! which is shown as it is: this is a tool for who may read the log anyway. The route is the path without its query, with

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::caller::OTHER;
-use crate::clock::Timestamp;
 use crate::events::{Event, Finding, Kind};
 use crate::outcome::Class;
 use crate::snapshot::{CallerSnapshot, Counts, Snapshot};
@@ -114,8 +113,8 @@ impl Caller {
 #[derive(Debug)]
 pub struct Outcome {
     pub(super) read: Read,
-    /// The first request, and the last.
-    pub(super) span: Option<(Timestamp, Timestamp)>,
+    /// The times of the first request and the last.
+    pub(super) span: Option<(f64, f64)>,
     pub(super) callers: Vec<Caller>,
     pub(super) episodes: Vec<Episode>,
     pub(super) said: u64,
@@ -128,7 +127,7 @@ pub struct Outcome {
 impl Outcome {
     pub(super) fn new(
         read: Read,
-        span: (Timestamp, Timestamp),
+        span: (f64, f64),
         snapshot: &Snapshot,
         episodes: Vec<Episode>,
         (said, more_episodes): (u64, u64),

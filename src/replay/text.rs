@@ -46,7 +46,6 @@ impl Outcome {
             self.said
         );
         if let Some((first, last)) = self.span {
-            let (first, last) = (first.as_secs_f64(), last.as_secs_f64());
             let _ = write!(text, ", from {} to {}", time(first), time(last));
         }
         if let Some(why) = &read.broken_off {
