@@ -244,7 +244,14 @@ fn blame_adds_up_and_names_who_where_what_and_after_which_change() {
 #[test]
 fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_gone() {
     let mut world = World::new(|builder| builder);
+    world.loads.push(Load {
+        status: 422,
+        ..Load::new("checkout", 0.3)
+    });
     world.run(WARM);
+    world.loads.pop();
+    let before = world.table.caller("checkout").counts.by_class[Class::Validation];
+    assert!(before > 200, "{before}");
     let callers = world.table.callers.clone();
     callers.deployed("checkout", "v42");
     world.loads.push(Load {
@@ -286,6 +293,15 @@ fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_go
         "{most:?}"
     );
     assert!(report.series.iter().any(|point| point.errors > 300));
+    let all = world.table.caller("checkout").counts.by_class[Class::Validation];
+    let [(code, None, count)] = &report.details[..] else {
+        panic!("{:?}", report.details);
+    };
+    let since = all - before;
+    assert!(
+        code == "sku" && (since / 2..=since).contains(count),
+        "{count} of {since}, and {before} before the onset"
+    );
     // The headline is the worst of it, and not the calm in which it ended.
     assert_eq!(report.finding.harm, Harm::Harmed);
     let usual = report.finding.baseline;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callerid::events::{Event, Kind};
 use callerid::middleware::ResponseBody;
-use callerid::{Account, Builder, CallerLayer, Timestamp, identify};
+use callerid::{Account, Builder, CallerLayer, ErrorDetail, Timestamp, identify};
 use fastrand::Rng;
 use http::{Request, Response};
 use tower::{Layer, Service};
@@ -95,6 +95,9 @@ impl World {
             let status = request.headers()["x-status"].to_str().unwrap();
             let mut response = Response::new(Script::new([Step::Data("x")]));
             *response.status_mut() = status.parse().unwrap();
+            if response.status() == 422 {
+                response.extensions_mut().insert(ErrorDetail::new("sku"));
+            }
             Answer::Respond(response)
         }));
         let time = crate::support::START;

@@ -28,6 +28,9 @@ const SLOWER: f64 = 2.0;
 /// in at least so many requests.
 const FEW: f64 = 5.0;
 
+/// Code, field and count.
+type Detail = (String, Option<String>, u64);
+
 /// What happened in a runaway: what was said of it, what was done, and who was hurt. Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -46,9 +49,9 @@ pub struct Report {
     pub ours: Option<OwnChange>,
     /// Requests of the caller that were refused since the onset.
     pub refused: u64,
-    /// What handlers said of the caller's errors, most frequent first: code, field and count since the caller was
-    /// first seen.
-    pub details: Vec<(String, Option<String>, u64)>,
+    /// What handlers said of the caller's errors, most frequent first: code, field and count since the runaway was
+    /// first said.
+    pub details: Vec<Detail>,
     /// Other callers who suffered since the onset.
     pub hurt: Vec<Hurt>,
     /// The series in steps of ten seconds, from ten minutes before the onset.
@@ -91,6 +94,8 @@ pub(super) struct Record {
     first: Arc<Event>,
     /// The series when it was first said: later they are forgotten.
     frozen: BTreeMap<u64, ReportPoint>,
+    /// What handlers had said of the caller's errors by then.
+    before: Vec<Detail>,
     /// Everything, once it is over.
     done: Option<Report>,
 }
@@ -142,9 +147,11 @@ impl Record {
             entry: entry.cloned(),
             first: Arc::clone(first),
             frozen: BTreeMap::new(),
+            before: Vec::new(),
             done: None,
         };
         record.frozen = record.series(core);
+        record.before = record.details();
         record
     }
 
@@ -160,6 +167,25 @@ impl Record {
 
     fn is_own(&self, row: &Arc<Row>) -> bool {
         self.row().is_some_and(|own| Arc::ptr_eq(own, row))
+    }
+
+    /// What handlers said of the caller's errors that had not been said before, most frequent first.
+    fn details(&self) -> Vec<Detail> {
+        let Some(row) = self.row() else {
+            return Vec::new();
+        };
+        let said = row.details();
+        let fresh = said.most().into_iter().filter_map(|(detail, count)| {
+            let code = detail.code.to_string();
+            let field = detail.field.as_deref().map(str::to_owned);
+            let mut before = self.before.iter();
+            let known = before.find(|known| known.0 == code && known.1 == field);
+            let count = count - known.map_or(0, |known| known.2).min(count);
+            (count > 0).then_some((code, field, count))
+        });
+        let mut fresh: Vec<_> = fresh.collect();
+        fresh.sort_by_key(|detail| std::cmp::Reverse(detail.2));
+        fresh
     }
 
     /// The series from ten minutes before the onset, as far as they are known now.
@@ -239,22 +265,11 @@ impl Record {
         let inside =
             |event: &&Arc<Event>| event.t >= from && end.is_none_or(|end| event.t <= end + 1.0);
         let mut refused = 0;
-        let mut details = Vec::new();
         if let Some(row) = self.row() {
             let onset = self.since() as u64;
             let steps = row.series();
             let since = steps.coarse().filter(|step| step.at + 10 > onset);
             refused = since.map(|step| u64::from(step.refused)).sum();
-            drop(steps);
-            let said = row.details();
-            details = said
-                .most()
-                .into_iter()
-                .map(|(detail, count)| {
-                    let field = detail.field.as_deref().map(str::to_owned);
-                    (detail.code.to_string(), field, count)
-                })
-                .collect();
         }
         Some(Report {
             id: Arc::clone(&self.id),
@@ -267,7 +282,7 @@ impl Record {
                 .collect(),
             ours: ours(events, self.since() + LATE),
             refused,
-            details,
+            details: self.details(),
             hurt: self.hurt(core),
             series,
             finding,

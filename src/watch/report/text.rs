@@ -43,7 +43,7 @@ impl Report {
         if !self.details.is_empty() {
             let _ = writeln!(
                 text,
-                "\n## What handlers said of its errors\n\n| code | field | requests |\n|---|---|--:|"
+                "\n## What handlers said of its errors since\n\n| code | field | requests |\n|---|---|--:|"
             );
             for (code, field, count) in &self.details {
                 let field = field.as_deref().unwrap_or("-");
