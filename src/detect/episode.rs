@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::event::{Event, Harm, Kind, Signal};
+use super::math::decay;
 use super::observe::CallerId;
 use crate::outcome::Class;
 
@@ -53,6 +54,10 @@ pub(super) struct Episode {
     /// Opened when there was hardly any past to depart from.
     early: bool,
     calm: Option<f64>,
+    /// When it was last seen to go on, on the shortest scale.
+    active: f64,
+    /// Per second a second ago, of the class and of all; see [`Self::last_second`].
+    recent: [f32; 2],
 }
 
 /// How an episode goes on.
@@ -79,10 +84,12 @@ impl Episode {
             signal: alarm.signal,
             class: alarm.class,
             opened: said.t,
+            active: said.t,
             worst: said.harm,
             early,
             said,
             calm: None,
+            recent: [0.0; 2],
         }
     }
 
@@ -96,7 +103,12 @@ impl Episode {
         now - CALM - self.opened >= LONG
     }
 
-    pub(super) fn course(&mut self, now: f64, is_over: bool) -> Course {
+    /// `is_over` where it looks so on average, `is_calm` where nothing is left of it at the moment: averages come
+    /// down late, and what began as soon as half a minute later is another runaway.
+    pub(super) fn course(&mut self, now: f64, is_over: bool, is_calm: bool) -> Course {
+        if !is_calm {
+            self.active = now;
+        }
         if !is_over {
             self.calm = None;
             if now - self.opened > LONGEST {
@@ -104,12 +116,19 @@ impl Episode {
             }
             return Course::GoesOn;
         }
-        let since = *self.calm.get_or_insert(now);
+        let since = *self.calm.get_or_insert(self.active);
         if now - since >= CALM {
             Course::Over
         } else {
             Course::GoesOn
         }
+    }
+
+    /// What came in the last second, given averages per second with time constant `tau`.
+    pub(super) fn last_second(&mut self, recent: [f32; 2], tau: f32) -> [f32; 2] {
+        let before = std::mem::replace(&mut self.recent, recent);
+        let keep = decay(1.0, tau);
+        std::array::from_fn(|i| ((recent[i] - before[i] * keep) / (1.0 - keep)).max(0.0))
     }
 
     /// Short, without harm, of good requests, without a deploy: what a new cron job looks like the first time.
@@ -134,6 +153,11 @@ impl Episode {
         if !sharpening || now.class.is_none() {
             now.class = said.class.or(now.class);
         }
+        // Who is slowed down or turned away by it, and tries again, rises too.
+        now.share_of_rise = match (now.share_of_rise, said.share_of_rise) {
+            (Some(now), Some(said)) if sharpening => Some(now.max(said)),
+            (now, said) => said.or(now),
+        };
         now.deploy = now.deploy.or_else(|| said.deploy.clone());
         let sharper =
             now.route != said.route || now.class != said.class || now.deploy != said.deploy;
@@ -191,16 +215,37 @@ mod tests {
     #[test]
     fn an_episode_ends_after_half_a_minute_of_calm() {
         let mut episode = episode();
-        assert_eq!(episode.course(101.0, true), Course::GoesOn);
-        assert_eq!(episode.course(120.0, false), Course::GoesOn);
-        assert_eq!(episode.course(125.0, true), Course::GoesOn);
-        assert_eq!(episode.course(155.0, true), Course::Over);
-        assert!(episode.was_a_harmless_burst(155.0) && !episode.lasted(155.0));
+        assert_eq!(episode.course(101.0, true, true), Course::GoesOn);
+        assert_eq!(episode.course(120.0, false, false), Course::GoesOn);
+        assert_eq!(episode.course(135.0, true, true), Course::GoesOn);
+        assert_eq!(episode.course(149.0, true, true), Course::GoesOn);
+        // Calm is counted from where it was last seen to go on.
+        assert_eq!(episode.course(150.0, true, true), Course::Over);
+        assert!(episode.was_a_harmless_burst(150.0) && !episode.lasted(150.0));
         assert!(episode.lasted(100.0 + LONG + CALM));
         assert_eq!(
-            episode.course(100.0 + LONGEST + 1.0, false),
+            episode.course(100.0 + LONGEST + 1.0, false, false),
             Course::Accepted
         );
+    }
+
+    #[test]
+    fn its_share_is_not_diluted_by_those_it_slows_down() {
+        let share = |t: f64, share_of_rise: Option<f64>, route: u32| Event {
+            share_of_rise,
+            route: Some(route),
+            ..said(t)
+        };
+        let mut episode = episode();
+        let mut update = |event| episode.update(event).unwrap().share_of_rise;
+        assert_eq!(update(share(103.0, Some(0.9), 1)), Some(0.9));
+        assert_eq!(update(share(106.0, Some(0.7), 2)), Some(0.9));
+        assert_eq!(update(share(109.0, Some(0.95), 3)), Some(0.95));
+        let late = Event {
+            harm: Harm::Harmed,
+            ..share(140.0, Some(1.0), 3)
+        };
+        assert_eq!(update(late), Some(0.95));
     }
 
     #[test]

@@ -24,6 +24,8 @@ const LEAST_SHARE: f32 = 0.03;
 const THRESHOLD: f32 = 17.0;
 /// No burst of errors lasts for so many seconds.
 const LASTS: f32 = 40.0;
+/// Fewer errors per second are as good as none.
+const LEAST: f32 = 0.01;
 /// Own requests that make a past.
 const ENOUGH: f32 = 30.0;
 
@@ -225,11 +227,6 @@ impl Errors {
         })
     }
 
-    /// Whether the share of the class is back where it is usual.
-    pub(super) fn is_over(&self, class: Class, baseline: f32) -> bool {
-        self.recent(class) <= (2.0 * baseline).max(0.1) * self.recent_all()
-    }
-
     pub(super) fn reset(&mut self) {
         self.evidence = [0.0; ERRORS];
         self.age = [0; ERRORS];
@@ -243,6 +240,11 @@ impl Errors {
         }
         self.reset();
     }
+}
+
+/// Whether `bad` of `all` answers per second are back where they are usual, or as good as none.
+pub(super) fn is_over(bad: f32, all: f32, baseline: f32) -> bool {
+    bad <= ((2.0 * baseline).max(0.1) * all).max(LEAST)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::detector::Detector;
 use super::episode::Course;
+use super::errors::{RECENT, is_over};
 use super::event::{Event, Kind, Signal};
 use super::math::ratio;
 
@@ -16,16 +17,27 @@ impl Detector {
                 .get(episode.id.slot as usize)
                 .filter(|s| !names && s.generation == episode.id.generation);
             let world = self.world;
-            let over = match (state, episode.signal) {
-                (_, Signal::Names) => self.young.is_over(&world),
-                (None, _) => true,
-                (Some(s), Signal::Rate) => s.rate.is_over(&world),
-                (Some(s), Signal::Errors) => episode
-                    .class
-                    .is_none_or(|c| s.errors.is_over(c, episode.said.baseline as f32)),
-                (Some(s), Signal::InFlight) => s.hold.is_over(&world, 1.0),
+            let (over, calm) = match (state, episode.signal) {
+                (_, Signal::Names) => (self.young.is_over(&world), self.young.is_calm(&world)),
+                (None, _) => (true, true),
+                (Some(s), Signal::Rate) => (s.rate.is_over(&world), s.rate.is_calm(&world)),
+                (Some(s), Signal::Errors) => {
+                    let recent = [
+                        episode.class.map_or(0.0, |c| s.errors.recent(c)),
+                        s.errors.recent_all(),
+                    ];
+                    let [bad, all] = episode.last_second(recent, RECENT);
+                    let baseline = episode.said.baseline as f32;
+                    (
+                        is_over(recent[0], recent[1], baseline),
+                        is_over(bad, all, baseline),
+                    )
+                }
+                (Some(s), Signal::InFlight) => {
+                    (s.hold.is_over(&world, 1.0), s.hold.is_calm(&world, 1.0))
+                }
             };
-            let course = episode.course(now, over);
+            let course = episode.course(now, over, calm);
             let mut event = episode.said.clone();
             event.t = now;
             event.observed = f64::from(match (state, episode.signal) {

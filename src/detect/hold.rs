@@ -277,6 +277,11 @@ impl Hold {
         self.lately() < 1.3 * self.reference(world, growth)
     }
 
+    /// The same at the moment.
+    pub(super) fn is_calm(&self, world: &World, growth: f32) -> bool {
+        self.now() < 1.3 * self.reference(world, growth)
+    }
+
     pub(super) fn reset(&mut self) {
         self.evidence = 0.0;
         self.slow = 0.0;

@@ -325,6 +325,11 @@ impl Rate {
         self.now() < 1.3 * self.reference(world) / world.grace
     }
 
+    /// The same at the moment.
+    pub(super) fn is_calm(&self, world: &World) -> bool {
+        self.level[0] < 1.3 * self.reference(world) / world.grace
+    }
+
     /// Ends an episode; `remember` its height where it turned out to be harmless.
     pub(super) fn end(&mut self, remember: bool) {
         self.clear();
