@@ -12,7 +12,7 @@ use programs::{Demo, Running, call, open, samples, sum, until};
 use serde_json::Value;
 
 /// Names, kinds and labels as other programs rely on them, without those that a roster or a limit brings.
-const CONTRACT: [(&str, &str, &[&str]); 15] = [
+const CONTRACT: [(&str, &str, &[&str]); 16] = [
     ("callerid_requests_started_total", "counter", &["caller"]),
     ("callerid_requests_total", "counter", &["caller", "class"]),
     (
@@ -31,6 +31,11 @@ const CONTRACT: [(&str, &str, &[&str]); 15] = [
         &["caller", "fault", "route"],
     ),
     ("callerid_runaways_total", "counter", &["caller", "signal"]),
+    (
+        "callerid_last_pin_timestamp_seconds",
+        "gauge",
+        &["caller", "pin"],
+    ),
     ("callerid_in_flight_requests", "gauge", &["caller"]),
     ("callerid_request_body_bytes_total", "counter", &["caller"]),
     ("callerid_response_body_bytes_total", "counter", &["caller"]),

@@ -1,6 +1,6 @@
 //! When a caller, or we, changed something last: for the time lines of those who look at metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use metrics::Label;
 
@@ -10,20 +10,25 @@ use crate::events::Change;
 
 /// The last change of each kind, in Unix seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Changes([AtomicU64; Change::ALL.len()]);
+pub(crate) struct Changes {
+    last: [AtomicU64; Change::ALL.len()],
+    /// Most callers have none.
+    any: AtomicBool,
+}
 
 impl Changes {
     /// Notes one; an earlier one than what is known is history.
     pub(crate) fn note(&self, change: Change, t: f64) {
-        if let (Some(last), true) = (self.0.get(change as usize), t > 0.0 && t.is_finite()) {
+        if let (Some(last), true) = (self.last.get(change as usize), t > 0.0 && t.is_finite()) {
             // Positive numbers are in the order of their bits.
             last.fetch_max(t.to_bits(), Ordering::Relaxed);
+            self.any.store(true, Ordering::Release);
         }
     }
 
     fn read(&self) -> [f64; Change::ALL.len()] {
         std::array::from_fn(|at| {
-            let bits = self.0.get(at).map(|last| last.load(Ordering::Relaxed));
+            let bits = self.last.get(at).map(|last| last.load(Ordering::Relaxed));
             bits.map_or(0.0, f64::from_bits)
         })
     }
@@ -36,6 +41,9 @@ pub(crate) struct ChangeHandles([Option<GaugeHandle>; Change::ALL.len()]);
 impl ChangeHandles {
     /// `caller` is empty for what is ours.
     pub(crate) fn tell(&mut self, caller: &str, changes: &Changes, flush: &Flush<'_>) {
+        if !changes.any.load(Ordering::Acquire) {
+            return;
+        }
         for ((handle, t), change) in self.0.iter_mut().zip(changes.read()).zip(Change::ALL) {
             if t > 0.0 {
                 let labels = || {
