@@ -50,14 +50,14 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::outcome::Reason;
 
-    /// What becomes of three requests of a caller with a brake on, and of one after it is released.
-    fn refused(default: Policy) -> Vec<Option<Reason>> {
-        let policies = Policies {
-            default,
-            ..Policies::default()
-        };
-        let now = Timestamp::from_secs(1_700_000_000);
-        let admission = Admission::new(policies, Mode::Enforce, Style::default(), now);
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn admission(policies: Policies) -> Admission {
+        Admission::new(policies, Mode::Enforce, Style::default(), NOW)
+    }
+
+    /// What becomes of three requests of a caller with a brake on, and of so many after it is released.
+    fn refused(admission: &Admission, after: usize) -> Vec<Option<Reason>> {
         let subject = Subject {
             name: "a",
             provenance: Provenance::Verified,
@@ -69,10 +69,10 @@ mod tests {
             method: "GET",
             template: "/",
             cost: None,
-            now,
+            now: NOW,
         };
         admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
-        (0..4)
+        (0..3 + after)
             .map(|request| {
                 if request == 3 {
                     admission.release(&seat);
@@ -85,14 +85,44 @@ mod tests {
             .collect()
     }
 
+    const HELD: Option<Reason> = Some(Reason::Runaway);
+
     #[test]
     fn a_brake_holds_until_it_is_released() {
-        let runaway = Some(Reason::Runaway);
-        assert_eq!(refused(Policy::new()), [None, runaway, runaway, None]);
+        let admission = admission(Policies::default());
+        assert_eq!(refused(&admission, 1), [None, HELD, HELD, None]);
     }
 
     #[test]
     fn who_is_always_allowed_has_no_brake() {
-        assert_eq!(refused(Policy::new().allow()), [None; 4]);
+        let admission = admission(Policies {
+            default: Policy::new().allow(),
+            ..Policies::default()
+        });
+        assert_eq!(refused(&admission, 1), [None; 4]);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn what_a_brake_refuses_takes_nothing_of_the_fleets_quota() {
+        use crate::admit::Scope;
+        use crate::admit::fleet::{Fleet, FleetMode, Part};
+        use crate::clock::{MonotonicClock, Ticker};
+
+        let part = Part::new(None, &Ticker::Monotonic(MonotonicClock::new()));
+        let fleet = Fleet::new("x").mode(FleetMode::Local).replicas(1);
+        part.enter(Some(&fleet)).unwrap();
+        let policies = Policies {
+            default: Policy::new().quota(Quota::per_hour(1).burst(3)),
+            scope: Scope::Fleet,
+            ..Policies::default()
+        };
+        let admission = admission(policies).with_fleet(part);
+        // Of three tokens one is spent under the brake.
+        let spent = Some(Reason::Fleet);
+        assert_eq!(
+            refused(&admission, 3),
+            [None, HELD, HELD, None, None, spent]
+        );
     }
 }

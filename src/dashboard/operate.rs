@@ -137,6 +137,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
             let rate = Brake::new("", Some(quota), callers.now()).quota;
             let set = callers.clamp(&hold.caller, &rate.unwrap_or_default(), lasting);
             set.map_err(|error| Problem::unprocessable(error.to_string()))?;
+            answer = json!({ "in_force": in_force(callers, &hold.caller) });
         }
         "block" => {
             let hold: Hold = parse(body)?;
@@ -225,6 +226,21 @@ fn known(callers: &Callers, name: &str) -> Result<(), Problem> {
         )),
         None => Err(Problem::not_found("there is no such caller")),
     }
+}
+
+/// What holds a caller now: a quota of its own that is smaller than its clamp stays in force.
+fn in_force(callers: &Callers, name: &str) -> Value {
+    let core = &callers.upkeep().core;
+    let entry = core.registry.named(name);
+    let found = entry.and_then(|entry| core.admission.quota_of(&entry.subject()));
+    let clamped = |quota: Quota| {
+        let mut held = core.admission.held().into_iter();
+        held.any(|(caller, clamp, _)| caller == name && clamp == Some(quota))
+    };
+    found.map_or(Value::Null, |(quota, scope)| {
+        let by = if clamped(quota) { "clamp" } else { "policy" };
+        json!({"quota": quota.to_string(), "scope": scope.as_str(), "by": by})
+    })
 }
 
 fn check(callers: &Callers, hold: &Hold) -> Result<Duration, Problem> {

@@ -5,6 +5,7 @@
     reason = "a quota is measured in real time over processes"
 )]
 
+mod clamps;
 mod hostile;
 mod outages;
 #[path = "../programs/mod.rs"]
