@@ -130,7 +130,7 @@ fn a_server_that_lets_us_touch_no_key_is_no_engine() {
 }
 
 /// A server that says the same to everything, once for each command.
-fn parrot(says: &'static str) -> String {
+pub(crate) fn parrot(says: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {

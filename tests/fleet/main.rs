@@ -6,6 +6,7 @@
 )]
 
 mod clamps;
+mod faults;
 mod hostile;
 mod outages;
 #[path = "../programs/mod.rs"]

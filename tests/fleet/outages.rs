@@ -16,7 +16,7 @@ use crate::sharing::{degraded, flood, get, replica};
 const POLICIES: &str = "[default]\nquota = \"60/s\"\n[caller.calm]\nquota = \"2000/s\"\n";
 
 /// Sends what is within its quota, all the while.
-fn calmly<T>(demos: &[Demo], meanwhile: impl FnOnce() -> T) -> T {
+pub(crate) fn calmly<T>(demos: &[Demo], meanwhile: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     let sent = AtomicU32::new(0);
     thread::scope(|scope| {
@@ -37,14 +37,14 @@ fn calmly<T>(demos: &[Demo], meanwhile: impl FnOnce() -> T) -> T {
     })
 }
 
-fn all_are(demos: &[Demo], what: &str, wanted: bool) {
+pub(crate) fn all_are(demos: &[Demo], what: &str, wanted: bool) {
     for demo in demos {
         until(what, || (degraded(demo) == wanted).then_some(()));
     }
 }
 
 /// Two seconds are enough on a machine of one's own; five times as long must be on any.
-fn is_whole_soon(demos: &[Demo]) {
+pub(crate) fn is_whole_soon(demos: &[Demo]) {
     let back = Instant::now();
     all_are(demos, "the fleet is whole again", false);
     let took = back.elapsed();
@@ -52,12 +52,12 @@ fn is_whole_soon(demos: &[Demo]) {
     assert!(took < Duration::from_secs(10), "whole again after {took:?}");
 }
 
-fn troubles(demo: &Demo, kind: &str) -> f64 {
+pub(crate) fn troubles(demo: &Demo, kind: &str) -> f64 {
     demo.metric("callerid_limiter_backend_errors_total", &[("kind", kind)])
 }
 
 /// The limit is whole again: all replicas together have no more than one bucket.
-fn is_whole(demos: &[Demo], caller: &str) {
+pub(crate) fn is_whole(demos: &[Demo], caller: &str) {
     let quota = Quota::per_second(60).burst(60);
     let flooded = flood(demos, caller, &quota, Duration::from_secs(3));
     let admitted = f64::from(flooded.admitted);

@@ -66,18 +66,43 @@ impl Redis {
         self.running = None; // SIGKILL, and waited for
     }
 
+    /// What kills it from another thread.
+    pub(crate) fn killer(&self) -> impl Fn() + Send + Sync + 'static {
+        let id = self.running.as_ref().unwrap().id();
+        move || {
+            let kill = format!("kill -KILL {id}");
+            assert!(
+                Command::new("sh")
+                    .args(["-c", &kill])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
+
     /// What the server says to a command: the text of its reply, one line for each element.
     pub(crate) fn say(&self, words: &[&str]) -> Vec<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        self.say_all(&[words])
+    }
+
+    /// The same to one command after the other, over one connection.
+    pub(crate) fn say_all(&self, commands: &[&[&str]]) -> Vec<String> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
+        let mut answers = BufReader::new(stream);
+        let mut said = Vec::new();
+        for words in commands {
+            let mut command = format!("*{}\r\n", words.len());
+            for word in *words {
+                write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
+            }
+            answers.get_mut().write_all(command.as_bytes()).unwrap();
+            said.extend(read(&mut answers));
         }
-        stream.write_all(command.as_bytes()).unwrap();
-        read(&mut BufReader::new(stream))
+        said
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {

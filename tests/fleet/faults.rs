@@ -1,0 +1,263 @@
+//! A Redis that turns us away, dies with our question in hand, or has another clock: no request fails of it, it is said
+//! once and without a secret, and the limit is whole again once the cause is gone.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use crate::hostile::parrot;
+use crate::outages::{all_are, calmly, is_whole, is_whole_soon, troubles};
+use crate::programs::{Demo, until};
+use crate::server::Redis;
+use crate::sharing::{degraded, replica};
+
+/// A quota whose tokens do not come back while a test runs.
+const SPENT: &str = "[default]\nquota = \"1/h\"\nburst = 20\n";
+const FLOWING: &str = "[default]\nquota = \"60/s\"\n[caller.calm]\nquota = \"2000/s\"\n";
+
+/// How often the loss was said, and that nothing that was said shows the secret.
+fn said(demo: &Demo, secrets: &[&str]) -> usize {
+    let (log, page) = (demo.running.all_said(), demo.plain("/metrics").body);
+    for secret in secrets {
+        assert!(!log.contains(secret) && !page.contains(secret), "{secret}");
+    }
+    log.matches("does not answer as it should").count()
+}
+
+fn admitted(demo: &Demo, caller: &str, sent: usize) -> usize {
+    let statuses = (0..sent).map(|_| demo.get("/v1/prices/a", caller).status);
+    statuses.filter(|status| *status == 200).count()
+}
+
+#[test]
+fn a_password_that_is_wrong_is_said_once_and_hidden_and_found_when_it_is_right() {
+    let mut redis = Redis::reserved(&[]);
+    redis.run();
+    assert_eq!(
+        redis.say(&["CONFIG", "SET", "requirepass", "correcthorse"]),
+        ["OK"]
+    );
+    let url = format!("redis://:hunter2@127.0.0.1:{}", redis.port);
+    let demo = replica(&url, SPENT);
+    assert!(degraded(&demo));
+    assert_eq!(admitted(&demo, "a", 30), 20, "its share");
+    until("some attempts more have failed", || {
+        (troubles(&demo, "connect") >= 5.0).then_some(())
+    });
+    assert_eq!(said(&demo, &["hunter2", "correcthorse"]), 1);
+    let mend = [
+        ["AUTH", "correcthorse", "", ""],
+        ["CONFIG", "SET", "requirepass", "hunter2"],
+    ];
+    assert_eq!(redis.say_all(&[&mend[0][..2], &mend[1]]), ["OK", "OK"]);
+    all_are(std::slice::from_ref(&demo), "it is let in", false);
+    // A password that is changed under a connection turns nobody out; one that is turned out cannot come back.
+    let mend = [
+        ["AUTH", "hunter2", "", ""],
+        ["CONFIG", "SET", "requirepass", "swordfish"],
+        ["CLIENT", "KILL", "TYPE", "normal"],
+    ];
+    redis.say_all(&[&mend[0][..2], &mend[1], &mend[2]]);
+    calmly(std::slice::from_ref(&demo), || {
+        all_are(std::slice::from_ref(&demo), "the loss is said", true);
+        let before = troubles(&demo, "connect");
+        until("some attempts more have failed", || {
+            (troubles(&demo, "connect") >= before + 5.0).then_some(())
+        });
+        assert_eq!(said(&demo, &["hunter2", "correcthorse", "swordfish"]), 2);
+        let mend = [
+            ["AUTH", "swordfish", "", ""],
+            ["CONFIG", "SET", "requirepass", "hunter2"],
+        ];
+        assert_eq!(redis.say_all(&[&mend[0][..2], &mend[1]]), ["OK", "OK"]);
+        is_whole_soon(std::slice::from_ref(&demo));
+    });
+}
+
+#[test]
+fn a_right_that_is_taken_away_under_a_connection_is_missed_until_it_is_back() {
+    let redis = Redis::start();
+    let user = |rule: &str| {
+        let set = ["ACL", "SETUSER", "prices", "on", ">hunter2", "+@all", rule];
+        assert_eq!(redis.say(&set), ["OK"]);
+    };
+    user("~callerid:*");
+    let url = format!("redis://prices:hunter2@127.0.0.1:{}", redis.port);
+    let demo = [replica(&url, FLOWING)];
+    assert!(!degraded(&demo[0]));
+    calmly(&demo, || {
+        user("resetkeys");
+        all_are(&demo, "the loss is said", true);
+        assert!(troubles(&demo[0], "script") >= 1.0);
+        assert_eq!(said(&demo[0], &["hunter2"]), 1);
+        user("~callerid:*");
+        is_whole_soon(&demo);
+    });
+    is_whole(&demo, "after-the-loss");
+}
+
+/// A way to a Redis that dies with a question in hand: from the `at`th on that spends tokens, once.
+struct Trap {
+    port: u16,
+    questions: Arc<AtomicU32>,
+}
+
+impl Trap {
+    fn new(redis: u16, at: u32, answered: bool, die: impl Fn() + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (questions, die) = (Arc::new(AtomicU32::new(0)), Arc::new(die));
+        let count = Arc::clone(&questions);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // While nobody is there, nobody answers here.
+                let Ok(server) = TcpStream::connect(("127.0.0.1", redis)) else {
+                    continue;
+                };
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || pass(back.0, back.1, |_| true));
+                let (count, die) = (Arc::clone(&count), Arc::clone(&die));
+                let mut told = server.try_clone().unwrap();
+                let hang_up = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || {
+                    pass(client, server, |question| {
+                        let spends = question.windows(7).any(|word| word == b"EVALSHA");
+                        if !spends || count.fetch_add(1, Ordering::SeqCst) + 1 != at {
+                            return true;
+                        }
+                        let _ = hang_up.1.shutdown(Shutdown::Write);
+                        if answered {
+                            // It is done, and nobody hears of it.
+                            let _ = told.write_all(question);
+                            let _ = told.flush();
+                            thread::sleep(std::time::Duration::from_millis(5));
+                        } else {
+                            let _ = told.write_all(&question[..question.len() / 2]);
+                        }
+                        die();
+                        let _ = hang_up.1.shutdown(Shutdown::Both);
+                        let _ = hang_up.0.shutdown(Shutdown::Both);
+                        false
+                    });
+                });
+            }
+        });
+        Self { port, questions }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8]) -> bool) {
+    let mut buffer = [0; 65536];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if !look(&buffer[..read]) || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_redis_that_is_killed_with_a_lease_in_hand_fails_no_request_and_grants_it_once() {
+    for answered in [false, true] {
+        let redis = Redis::start();
+        let kill = redis.killer();
+        let trap = Trap::new(redis.port, 12, answered, kill);
+        let demo = [replica(
+            &format!("redis://127.0.0.1:{}", trap.port),
+            FLOWING,
+        )];
+        let mut redis = redis;
+        calmly(&demo, || {
+            all_are(&demo, "the loss is said", true);
+            assert!(trap.questions.load(Ordering::SeqCst) >= 12);
+            redis.kill();
+            redis.run();
+            is_whole_soon(&demo);
+        });
+        is_whole(&demo, "after-the-kill");
+        assert_eq!(said(&demo[0], &[]), 1);
+    }
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_has_one_burst_more_and_no_more() {
+    let mut redis = Redis::start();
+    let demo = replica(&redis.url(), SPENT);
+    assert!(admitted(&demo, "a", 40) <= 20);
+    redis.kill();
+    until("the loss is said", || degraded(&demo).then_some(()));
+    assert_eq!(
+        admitted(&demo, "a", 40),
+        0,
+        "an outage hands out nothing anew"
+    );
+    redis.run();
+    until("it is whole again", || (!degraded(&demo)).then_some(()));
+    assert!(admitted(&demo, "a", 60) <= 20);
+}
+
+#[test]
+fn a_redis_whose_clock_is_stepped_locks_nobody_out_for_longer_than_a_burst_takes() {
+    let redis = Redis::start();
+    let policies = format!(
+        "{FLOWING}[caller.a]\nquota = \"5/s\"\n[fleet]\nnamespace = \"x\"\nmode = \"strict\"\n"
+    );
+    let demo = replica(&redis.url(), &policies);
+    let key = until("a key is there", || {
+        admitted(&demo, "a", 30);
+        redis.buckets().pop()
+    });
+    let now: u64 = redis.say(&["TIME"])[0].parse().unwrap();
+    // An hour back: what was written lies an hour ahead. An hour on: it lies an hour behind.
+    for seconds in [now + 3_600, now - 3_600] {
+        let arrival = format!("{seconds}000000 {} 5", 1e6 / 5.0);
+        assert_eq!(redis.say(&["SET", &key, &arrival]), ["OK"]);
+        until("it is let in again", || {
+            (admitted(&demo, "a", 1) == 1).then_some(())
+        });
+    }
+    is_whole(std::slice::from_ref(&demo), "after-the-step");
+}
+
+#[test]
+fn answers_of_a_server_that_is_not_ready_are_no_answers() {
+    for says in [
+        "-LOADING Redis is loading the dataset in memory\r\n",
+        "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+        "-BUSY Redis is busy running a script.\r\n",
+        "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-NOAUTH Authentication required.\r\n",
+        "-ERR max number of clients reached\r\n",
+    ] {
+        let demo = replica(&parrot(says), SPENT);
+        assert_eq!(admitted(&demo, "a", 30), 20, "{says}");
+        assert!(degraded(&demo), "{says}");
+        assert_eq!(said(&demo, &[]), 1, "{says}");
+        assert_eq!(troubles(&demo, "timeout"), 0.0, "{says}: nobody waited");
+    }
+}
+
+#[test]
+fn a_redis_that_is_busy_with_another_script_fails_no_request() {
+    let redis = Redis::start();
+    assert_eq!(
+        redis.say(&["CONFIG", "SET", "busy-reply-threshold", "50"]),
+        ["OK"]
+    );
+    let demo = [replica(&redis.url(), FLOWING)];
+    assert!(!degraded(&demo[0]));
+    calmly(&demo, || {
+        let mut other = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
+        other
+            .write_all(b"EVAL \"while true do end\" 0\r\n")
+            .unwrap();
+        all_are(&demo, "the loss is said", true);
+        until("the script is ended", || {
+            (redis.say(&["SCRIPT", "KILL"]) == ["OK"]).then_some(())
+        });
+        is_whole_soon(&demo);
+    });
+}
