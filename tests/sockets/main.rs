@@ -14,5 +14,6 @@
 mod support;
 
 mod conservation;
+mod hostile;
 mod servers;
 mod storm;
