@@ -37,6 +37,8 @@ pub(crate) struct Tally {
     pub(crate) lost: u64,
     /// Of those that were served, in milliseconds.
     pub(crate) latencies: Vec<f64>,
+    /// Of those that were not: when they were due, and what they were told, if anything.
+    pub(crate) unserved: Vec<(f64, Option<u16>)>,
     /// By how much requests went out later than they should, in milliseconds.
     pub(crate) late: Vec<f64>,
 }
@@ -65,6 +67,7 @@ pub(crate) struct Source {
     uri: String,
     name: Name,
     slow: bool,
+    begun: Instant,
     tally: Shared,
 }
 
@@ -97,6 +100,7 @@ impl Source {
             uri: format!("http://{target}/v1/prices"),
             name,
             slow: false,
+            begun: Instant::now(),
             tally: Arc::clone(tally),
         }
     }
@@ -146,6 +150,11 @@ impl Source {
         with(&self.tally, |tally| {
             tally.sent += 1;
             tally.late.push(late.as_secs_f64() * 1e3);
+            if status != Some(200) {
+                tally
+                    .unserved
+                    .push(((due - self.begun).as_secs_f64(), status));
+            }
             match status {
                 Some(200) => {
                     tally.ok += 1;
@@ -159,8 +168,15 @@ impl Source {
         (status == Some(200), after.map(Duration::from_secs))
     }
 
+    /// Counts from then when requests were due.
+    fn since(mut self, begun: Instant) -> Self {
+        self.begun = begun;
+        self
+    }
+
     /// Sends `rate` requests a second on average, at random times, and waits for the last.
     pub(crate) async fn steady(self, rate: f64, from: Instant, to: Instant, seed: u64) {
+        let this = self.since(from);
         let mut random = fastrand::Rng::with_seed(seed);
         let mut due = from;
         let mut open = tokio::task::JoinSet::new();
@@ -172,13 +188,16 @@ impl Source {
             sleep_until(due).await;
             while open.try_join_next().is_some() {}
             if open.len() >= OPEN {
-                with(&self.tally, |tally| {
+                with(&this.tally, |tally| {
                     tally.sent += 1;
+                    tally
+                        .unserved
+                        .push(((due - this.begun).as_secs_f64(), None));
                     tally.lost += 1;
                 });
                 continue;
             }
-            let source = self.clone();
+            let source = this.clone();
             open.spawn(async move { source.send(due).await });
         }
         while open.join_next().await.is_some() {}

@@ -272,6 +272,9 @@ fn measure(only: Option<usize>, only_in: Option<usize>) -> std::io::Result<()> {
                     ""
                 }
             );
+            if setting.ours() {
+                tell_unserved(&calm);
+            }
         }
     }
     if only.is_none_or(|only| only == Flood::ALL.len()) {
@@ -349,6 +352,14 @@ fn behind_balancers(run: &dyn Fn(&str, Flood) -> (Tally, Tally)) -> std::io::Res
         }
     }
     Ok(())
+}
+
+/// The calm requests that were not served: when, after the flood began, and what they were told.
+fn tell_unserved(calm: &Tally) {
+    for (since, status) in calm.unserved.iter().take(20) {
+        let status = status.map_or("no answer".to_owned(), |status| status.to_string());
+        println!("    not served: {status}, due {since:.3} s into the flood");
+    }
 }
 
 /// Served, of all that were sent, in percent.
