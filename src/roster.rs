@@ -32,17 +32,23 @@ pub struct Account {
     pub(crate) accept_claimed: bool,
     pub(crate) keys: Vec<ApiKey>,
     pub(crate) policy: Policy,
-    #[cfg(feature = "config")]
     pub(crate) expect: Option<Expect>,
 }
 
 /// A rise that was announced, such as a load test.
-#[cfg(feature = "config")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Expect {
     /// Times the caller's own baseline.
     pub(crate) factor: f64,
     pub(crate) until: Timestamp,
+}
+
+pub(crate) const BASELINE: &str = "the caller's own baseline";
+pub(crate) const NO_FACTOR: &str = "is not a factor; use 1 or more";
+pub(crate) const EXPECTED_BEFORE: &str = "is in the past; use a later time, or leave `expect` out";
+
+pub(crate) fn is_factor(factor: f64) -> bool {
+    factor >= 1.0 && factor.is_finite()
 }
 
 impl Account {
@@ -109,6 +115,34 @@ impl Account {
     pub fn api_key(mut self, key: ApiKey) -> Self {
         self.keys.push(key);
         self
+    }
+
+    /// Announces load of up to `factor` times the caller's own baseline until then, such as a load test: a rise of it is
+    /// an event, wakes nobody and is not held. [`Callers::expect`](crate::Callers::expect) does so while the service
+    /// runs.
+    #[must_use]
+    pub fn expect(mut self, factor: f64, until: impl Into<Timestamp>) -> Self {
+        self.expect = Some(Expect {
+            factor,
+            until: until.into(),
+        });
+        self
+    }
+
+    /// What is wrong with what is expected of it, with the paths of the configuration.
+    pub(crate) fn problems(&self, now: Timestamp) -> Vec<String> {
+        let path = format!("caller.{}.expect", self.name);
+        let mut problems = Vec::new();
+        let Some(Expect { factor, until }) = self.expect else {
+            return problems;
+        };
+        if !is_factor(factor) {
+            problems.push(format!("{path}.factor: {NO_FACTOR}, times {BASELINE}"));
+        }
+        if until <= now {
+            problems.push(format!("{path}.until: {EXPECTED_BEFORE}"));
+        }
+        problems
     }
 
     /// Lets this row be reached by a source that is only claimed. Without it, a claim of this name is

@@ -198,6 +198,14 @@ impl Policy {
         self
     }
 
+    /// A block that is over is none, and leaves those of wider tables aside as before.
+    #[cfg(feature = "config")]
+    pub(crate) fn end_block(&mut self, now: Timestamp) {
+        if matches!(self.block, Some(Block::Until(end)) if end <= now) {
+            self.block = Some(Block::No);
+        }
+    }
+
     /// Whether it may refuse anything.
     fn limits(&self) -> bool {
         self.quota.is_some()

@@ -40,7 +40,13 @@ impl Builder {
         let keep = |result: Result<_, Vec<String>>, problems: &mut Vec<String>| {
             result.map_err(|found| problems.extend(found)).ok()
         };
+        let ticker = match self.clock {
+            None => Ticker::Monotonic(MonotonicClock::new()),
+            Some(clock) => Ticker::Other(clock),
+        };
+        let now = ticker.now();
         for account in &self.accounts {
+            problems.extend(account.problems(now));
             let policy = CallerPolicy {
                 policy: account.policy.clone(),
                 tier: account.tier.clone(),
@@ -67,11 +73,6 @@ impl Builder {
                 "max_exported: {exported} rows are too few; use at least {least}"
             ));
         }
-        let ticker = match self.clock {
-            None => Ticker::Monotonic(MonotonicClock::new()),
-            Some(clock) => Ticker::Other(clock),
-        };
-        let now = ticker.now();
         problems.extend(self.policies.problems(now));
         #[cfg(feature = "redis")]
         problems.extend(self.policies.problems_of_fleet(self.fleet.as_ref()));

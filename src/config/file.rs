@@ -11,7 +11,7 @@ use crate::admit::policy::{Block, OnRunaway, RoutePolicy};
 use crate::admit::{Ceiling, Mode, Policies, Policy, Scope};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::roster::{Account, ApiKey, Expect};
+use crate::roster::{Account, ApiKey, BASELINE, EXPECTED_BEFORE, Expect, NO_FACTOR, is_factor};
 
 /// A configuration that has been read.
 #[derive(Clone, Debug, Default)]
@@ -166,17 +166,12 @@ fn factor(table: &mut Reader<'_>, key: &'static str, of: &str) -> Option<f64> {
         table.say(key, format_args!("is missing; say how many times {of}"));
     }
     let factor = table.number(key)?;
-    let usable = factor >= 1.0 && factor.is_finite();
+    let usable = is_factor(factor);
     if !usable {
-        table.say(
-            key,
-            format_args!("is not a factor; use 1 or more, times {of}"),
-        );
+        table.say(key, format_args!("{NO_FACTOR}, times {of}"));
     }
     usable.then_some(factor)
 }
-
-const BASELINE: &str = "the caller's own baseline";
 
 fn expect(table: &mut Reader<'_>, now: Timestamp) -> Option<Expect> {
     let factor = factor(table, "factor", BASELINE);
@@ -185,10 +180,7 @@ fn expect(table: &mut Reader<'_>, now: Timestamp) -> Option<Expect> {
     }
     let until = table.time("until");
     if until.is_some_and(|end| end <= now) {
-        table.say(
-            "until",
-            "is in the past; use a later time, or leave `expect` out",
-        );
+        table.say("until", EXPECTED_BEFORE);
     }
     let (factor, until) = (factor?, until?);
     Some(Expect { factor, until })

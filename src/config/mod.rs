@@ -265,7 +265,7 @@ struct State {
 }
 
 /// What the program itself says, under the files.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Base {
     pub(crate) policies: Policies,
     pub(crate) accounts: Vec<Account>,
@@ -273,6 +273,22 @@ pub(crate) struct Base {
     pub(crate) exempt: Vec<String>,
     #[cfg(feature = "redis")]
     pub(crate) fleet: Option<Fleet>,
+}
+
+impl Base {
+    /// What is left of it by now: no file could mend an end that the program gave, and that has come.
+    fn at(&self, now: Timestamp) -> Self {
+        let mut base = self.clone();
+        let policies = &mut base.policies;
+        let tables = std::iter::once(&mut policies.default)
+            .chain(&mut policies.provenance)
+            .chain(policies.tiers.values_mut())
+            .chain(base.accounts.iter_mut().map(|account| &mut account.policy));
+        for policy in tables {
+            policy.end_block(now);
+        }
+        base
+    }
 }
 
 impl Config {
@@ -404,6 +420,7 @@ fn load<P: AsRef<Path>>(
         problems.extend(loaded.add(path.as_ref()).err());
     }
     problems.extend(loaded.read(now));
+    let base = base.at(now);
     let (policies, accounts) = loaded.contents.over(&base.policies, &base.accounts);
     problems.extend(policies.problems(now));
     #[cfg(feature = "redis")]

@@ -148,15 +148,9 @@ impl Inner {
         let explains = |factor: f64, until: Timestamp| {
             now < until && found.factor.is_none_or(|found| found <= factor)
         };
-        #[cfg(feature = "config")]
-        let written = core
-            .registry
-            .account(entry)
-            .and_then(|account| account.expect);
-        #[cfg(feature = "config")]
+        let account = core.registry.account(entry);
+        let written = account.and_then(|account| account.expect);
         let written = written.is_some_and(|expect| explains(expect.factor, expect.until));
-        #[cfg(not(feature = "config"))]
-        let (written, _) = (false, core);
         let mut said = self
             .expected
             .iter()

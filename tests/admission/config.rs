@@ -218,7 +218,13 @@ fn part_with_an_environment() {
         .config(&file.0)
         .map(callerid::Builder::build)
     {
-        Ok(callers) => println!("mode {}", Callers::mode(&callers.unwrap())),
+        Ok(callers) => {
+            let callers = callers.unwrap();
+            println!("mode {}", Callers::mode(&callers));
+            file.write("mode = \"off\"\n");
+            callers.reload([&file.0]).unwrap();
+            println!("reloaded {}", callers.mode());
+        }
         Err(error) => println!("error {error}"),
     }
 }
@@ -238,7 +244,8 @@ fn the_environment_overrules_the_file() {
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(run("shadow").contains("mode shadow"));
+    let said = run("shadow");
+    assert!(said.contains("mode shadow") && said.contains("reloaded shadow"));
     assert!(run("loud").contains("error CALLERID_MODE: \"loud\" is not a mode"));
 }
 

@@ -412,7 +412,8 @@ fn what_is_wrong_with_limits_is_said_at_once_with_its_path() {
         .caller(
             Account::new("a")
                 .tier("none")
-                .policy(Policy::new().block_until(START)),
+                .policy(Policy::new().block_until(START))
+                .expect(0.5, START),
         )
         .caller(
             Account::new("b").policy(Policy::new().quota(Quota::per_second(2)).cost("GET /x", 3)),
@@ -430,7 +431,9 @@ fn what_is_wrong_with_limits_is_said_at_once_with_its_path() {
         "tier.batch.weight: is not a weight",
         "tier.batch.total: belongs to a provenance",
         "caller.a.tier: there is no tier \"none\"",
-        "caller.a.block_until: is in the past",
+        "caller.a.block_until: is in the past; use a later time, or leave it out",
+        "caller.a.expect.factor: is not a factor; use 1 or more, times the caller's own baseline",
+        "caller.a.expect.until: is in the past; use a later time, or leave `expect` out",
         "caller.b.cost.\"GET /x\": 3 is above the burst of \"2/s, burst 2\"",
     ] {
         assert!(

@@ -396,3 +396,44 @@ fn requests_that_race_with_reloads_are_bounded_by_the_largest_bucket() {
     // Each of the two threads may have had the bucket of before in its hand once for each of 334 changes.
     assert!((500..=500 + 2 * 334).contains(&admitted), "{admitted}");
 }
+
+#[test]
+fn an_end_that_has_come_stops_a_start_and_a_reload_of_the_file_and_not_one_of_the_program() {
+    let later = |rig: &Rig, name: &str| rig.get(name);
+    let end = START + Duration::from_secs(60);
+    let file = File::new("");
+    let rig = Rig::new(|builder| {
+        let blocked = Policy::new().block_until(end);
+        let builder = builder
+            .tier("old", Policy::new().block())
+            .caller(Account::new("a").policy(blocked).tier("old"))
+            .caller(Account::new("b").expect(5.0, end));
+        builder.config(&file.0).unwrap()
+    });
+    assert_eq!(later(&rig, "a"), 429);
+    rig.wait(61_000);
+    assert_eq!(later(&rig, "a"), 200, "it ends by itself");
+    // No file could mend what the program said.
+    reload(&rig, &file, "[default]\nquota = \"5/s\"\n");
+    assert_eq!(later(&rig, "a"), 200, "nor is a wider block anew in force");
+    assert_eq!(rig.burst("c", 9), 5);
+    // What the file says, it could.
+    for (table, problem) in [
+        (
+            "[caller.d]\nblock_until = \"2020-01-01T00:00:00Z\"\n",
+            "caller.d.block_until: is in the past; use a later time, or leave it out",
+        ),
+        (
+            "[caller.d]\nexpect = { factor = 2, until = \"2020-01-01T00:00:00Z\" }\n",
+            "caller.d.expect.until: is in the past; use a later time, or leave `expect` out",
+        ),
+    ] {
+        file.write(table);
+        let error = rig.callers.reload([&file.0]).unwrap_err();
+        assert_eq!(error.problems().collect::<Vec<_>>(), [problem]);
+        rig.wait(1_000);
+        assert_eq!(rig.burst("c", 9), 5, "the old one stays in force");
+        let started = crate::support::builder(&rig.clock).config(&file.0);
+        assert_eq!(started.err().unwrap().to_string(), problem);
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callerid::events::{Body, Kind};
-use callerid::{Ceiling, Mode, Reason};
+use callerid::{Account, Ceiling, Mode, Reason};
 
 use crate::support::Recorded;
 use crate::world::{Load, World};
@@ -144,6 +144,30 @@ fn nobody_is_held_in_the_first_ten_minutes_nor_when_it_was_announced() {
     announced.run(seconds(30));
     announced.first(Kind::RunawayStarted);
     assert_eq!(clamps(&announced), []);
+}
+
+#[test]
+fn who_the_program_expects_more_of_is_not_held() {
+    let until = crate::support::START + WARM + seconds(600);
+    let accounts = [
+        Account::new("search"),
+        Account::new("search").expect(100.0, until),
+    ];
+    let held = accounts.map(|account| {
+        let mut world = World::new(|builder| {
+            let builder = builder.caller(account).ceiling(Ceiling::new(30));
+            builder.clamp_runaways(1.5, Mode::Enforce)
+        });
+        world.run(WARM);
+        world.loads.push(Load {
+            caller: "search".to_owned(),
+            ..flood()
+        });
+        world.run(seconds(30));
+        world.first(Kind::RunawayStarted);
+        clamps(&world).len()
+    });
+    assert_eq!(held, [1, 0]);
 }
 
 #[test]
