@@ -57,7 +57,7 @@ impl Attacked {
     }
 
     /// Waits until every connection is over; then nothing is held, and everything is accounted for.
-    fn is_unharmed(self) -> (u64, u64) {
+    fn survive(self) -> (u64, u64) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.runtime.metrics().num_alive_tasks() > self.listening {
             assert!(Instant::now() < deadline, "{:#?}", self.callers.snapshot());
@@ -158,7 +158,7 @@ fn a_thousand_streams_of_which_each_is_reset_at_once_hold_nothing() {
             attacked.serves_others().await;
         }
     });
-    let (_, _) = attacked.is_unharmed();
+    let (_, _) = attacked.survive();
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_thousand_streams_that_are_left_open_are_refused_but_for_a_few_and_end_with_
         assert_eq!(bad.counts.in_flight, 3, "the ceiling");
         attacked.serves_others().await;
     });
-    let (admitted, refused) = attacked.is_unharmed();
+    let (admitted, refused) = attacked.survive();
     assert_eq!(admitted, 3);
     assert!(refused >= 100, "{refused}");
 }
@@ -239,7 +239,7 @@ fn bodies_that_never_come_and_connections_that_are_cut_amid_a_refusal_hold_nothi
         attacked.serves_others().await;
         200
     });
-    let (admitted, refused) = attacked.is_unharmed();
+    let (admitted, refused) = attacked.survive();
     // A connection that was cut at once may not have been read.
     assert!((sent - 50..=sent).contains(&(admitted + refused)));
     assert!(refused > 0);
@@ -278,7 +278,7 @@ fn a_head_of_a_megabyte_is_no_request_and_harms_nobody() {
         .map(|caller| &*caller.name)
         .collect();
     assert_eq!(names, ["good", "__invalid__"]);
-    assert_eq!(attacked.is_unharmed(), (0, 0));
+    assert_eq!(attacked.survive(), (0, 0));
 }
 
 #[test]
@@ -304,5 +304,5 @@ fn requests_that_are_sent_without_waiting_have_an_answer_each() {
     });
     let count = |status: &str| statuses.iter().filter(|is| *is == status).count() as u64;
     assert_eq!((count("200"), count("429")), (60, 140));
-    assert_eq!(attacked.is_unharmed(), (60, 140));
+    assert_eq!(attacked.survive(), (60, 140));
 }
