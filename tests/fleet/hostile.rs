@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::programs::{Demo, until};
 use crate::server::Redis;
-use crate::sharing::{degraded, replica};
+use crate::sharing::{all_troubles, degraded, replica, undisturbed};
 
 const POLICIES: &str = "[default]\nquota = \"1/h\"\nburst = 20\n";
 
@@ -33,11 +33,15 @@ fn scripts_that_the_server_has_forgotten_are_told_again() {
 #[test]
 fn names_in_keys_are_bounded_and_hidden() {
     let redis = Redis::start();
-    let demo = replica(&redis.url(), POLICIES);
     let longest = "x".repeat(64);
-    for name in ["alice@example.com", "a:b{c}d*", &longest, "\"'$(reboot)"] {
-        assert_eq!(demo.get("/v1/prices/a", name).status, 200, "{name}");
-    }
+    let _demo = undisturbed(|| {
+        redis.say(&["FLUSHALL"]);
+        let demo = replica(&redis.url(), POLICIES);
+        for name in ["alice@example.com", "a:b{c}d*", &longest, "\"'$(reboot)"] {
+            assert_eq!(demo.get("/v1/prices/a", name).status, 200, "{name}");
+        }
+        (all_troubles(&demo), demo)
+    });
     let keys = redis.keys();
     assert_eq!(keys.len(), 5, "{keys:?}");
     for key in redis.buckets() {
@@ -68,24 +72,29 @@ fn what_others_write_under_our_keys_costs_nobody_a_request() {
     .into_iter()
     .enumerate()
     {
-        let demo = replica(&redis.url(), policies);
         let caller = format!("caller-{at}");
-        assert_eq!(redis.say(&["FLUSHALL"]), ["OK"]);
-        assert_eq!(demo.get("/v1/prices/a", &caller).status, 200);
-        let key = redis.buckets().remove(0);
-        redis.say(&["DEL", &key]);
-        let mut write = vec![words[0], &*key];
-        write.extend(&words[1..]);
-        redis.say(&write);
-        let statuses = (0..7).map(|_| demo.get("/v1/prices/a", &caller).status);
-        let admitted = statuses.filter(|status| *status == 200).count();
+        let admitted = undisturbed(|| {
+            let demo = replica(&redis.url(), policies);
+            redis.say(&["FLUSHALL"]);
+            assert_eq!(demo.get("/v1/prices/a", &caller).status, 200);
+            let Some(key) = redis.buckets().pop() else {
+                return (1.0, 0);
+            };
+            redis.say(&["DEL", &key]);
+            let mut write = vec![words[0], &*key];
+            write.extend(&words[1..]);
+            redis.say(&write);
+            let statuses = (0..7).map(|_| demo.get("/v1/prices/a", &caller).status);
+            let admitted = statuses.filter(|status| *status == 200).count();
+            // What others write is no trouble.
+            for kind in ["script", "protocol", "connect"] {
+                assert_eq!(errors(&demo, kind), 0.0, "{words:?}");
+            }
+            (all_troubles(&demo), admitted)
+        });
         // "inf" is an arrival beyond the burst: an empty bucket, as after a failover. The others are full ones.
         let wanted = if words == ["SET", "inf"] { 0 } else { 5 };
         assert_eq!(admitted, wanted, "{words:?}");
-        assert_eq!(
-            demo.metric("callerid_limiter_backend_errors_total", &[]),
-            0.0
-        );
     }
 }
 

@@ -26,8 +26,10 @@ impl Redis {
 
     /// A port on which nothing listens yet.
     pub(crate) fn reserved(more: &[&str]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
+        // Below those that connections go out from: nobody takes it before the server does, or while it is down.
+        let port = std::iter::repeat_with(|| fastrand::u16(10_000..32_000))
+            .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+            .unwrap();
         let folder =
             std::env::temp_dir().join(format!("callerid-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();

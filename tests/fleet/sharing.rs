@@ -48,6 +48,20 @@ pub(crate) fn degraded(demo: &Demo) -> bool {
     demo.metric("callerid_limiter_degraded", &[]) > 0.0
 }
 
+/// How often the Redis was of no help.
+pub(crate) fn all_troubles(demo: &Demo) -> f64 {
+    demo.metric("callerid_limiter_backend_errors_total", &[])
+}
+
+/// Plays it until no answer came too late, of which it says how many did: on a machine that is busy with something else
+/// an answer may take longer than 25 ms, and then each replica is on its own.
+pub(crate) fn undisturbed<T>(mut play: impl FnMut() -> (f64, T)) -> T {
+    until("no answer came too late", || {
+        let (late, played) = play();
+        (late == 0.0).then_some(played)
+    })
+}
+
 /// The status of a request, for threads.
 pub(crate) fn get(address: SocketAddr, caller: &str) -> u16 {
     call(
@@ -114,8 +128,12 @@ fn processes_share_one_quota_under_flood_within_two_percent() {
     let redis = Redis::start();
     let quota = Quota::per_second(60).burst(60);
     let policies = "[default]\nquota = \"60/s\"\n";
-    let demos: Vec<_> = (0..3).map(|_| replica(&redis.url(), policies)).collect();
-    let flooded = flood(&demos, "runaway", &quota, Duration::from_secs(8));
+    let (demos, flooded) = undisturbed(|| {
+        redis.say(&["FLUSHALL"]);
+        let demos: Vec<_> = (0..3).map(|_| replica(&redis.url(), policies)).collect();
+        let flooded = flood(&demos, "runaway", &quota, Duration::from_secs(8));
+        (demos.iter().map(all_troubles).sum(), (demos, flooded))
+    });
     let admitted = f64::from(flooded.admitted);
     eprintln!(
         "3 processes: {admitted} admitted, one bucket {:.0} to {:.0}",
