@@ -14,7 +14,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use callerid::{Callers, Clock, clock::MonotonicClock};
+use callerid::clock::{ManualClock, MonotonicClock};
+use callerid::{Callers, Clock, Timestamp};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::support::contenders::{Contender, Kind, on_tower};
@@ -36,22 +37,63 @@ fn main() {
     service.serve(&mut Requests::of("client", 110), 50_000);
     service.serve(&mut Requests::of("other", 4_000), 80_000);
     println!("default caps, all rows and nearly all places in the table taken");
-    durations(&callers, &mut service, &exporter, 110, None);
+    durations(&callers, &mut service, &exporter, 110);
     latencies(&callers, &exporter, rounds);
     let names = if quick() { 20_000 } else { 1_000_000 };
     service.serve(&mut Requests::invented(), names);
     println!("\nthe same after {names} invented names");
-    durations(&callers, &mut service, &exporter, 110, None);
+    durations(&callers, &mut service, &exporter, 110);
     latencies(&callers, &exporter, rounds);
     drop((service, callers));
 
-    let callers = roomy(builder_with_route(), 1_000)
+    println!("\n1,000 active callers, each with a row, four requests a second of each");
+    periodic(1_000);
+}
+
+/// What the thread that ticks takes for so many callers, on a clock of its own: seconds of four ticks each, the roll
+/// and the exporter's part included; once the detector has its past, calm and with one caller who has stirred.
+fn periodic(active: usize) {
+    const WARM: usize = 660;
+    let clock = ManualClock::at(Timestamp::from_secs(1_700_000_000));
+    let callers = roomy(builder_with_route(), active + 1)
+        .clock(clock.clone())
         .manual_tick()
         .build()
         .expect("valid settings");
     let mut service = on_tower(Kind::Callerid, &callers);
-    println!("\n1,000 active callers, each with a row");
-    durations(&callers, &mut service, &exporter, 1_000, Some(1_000));
+    let mut requests = Requests::of("client", active).in_turns();
+    let mut stirring = Requests::of("stirring", 1);
+    let mut second = |stir: bool| {
+        let mut took = Duration::ZERO;
+        for _ in 0..4 {
+            service.serve(&mut requests, active);
+            service.serve(&mut stirring, if stir { 50 } else { 1 });
+            clock.advance(Duration::from_millis(250));
+            let begun = thread_time();
+            callers.tick(clock.now());
+            took += thread_time() - begun;
+        }
+        took.as_secs_f64() * 1e3
+    };
+    (0..WARM).for_each(|_| {
+        second(false);
+    });
+    let seconds = if quick() { 8 } else { 60 };
+    let mut calm: Vec<_> = (0..seconds).map(|_| second(false)).collect();
+    let mut stirred: Vec<_> = (0..seconds).map(|at| second(at % 2 == 0)).collect();
+    let per = 1_000.0 / active as f64;
+    println!(
+        "  a second in which one stirs: {:.2} ms per 1,000 callers",
+        median(&mut stirred) * per
+    );
+    verdict(
+        "periodic work, ms/s per 1,000 callers",
+        median(&mut calm) * per,
+        1.0,
+        5.0,
+        "",
+        false,
+    );
 }
 
 /// How long each part of the upkeep takes while `active` callers send; medians, and the longest.
@@ -60,7 +102,6 @@ fn durations(
     service: &mut Box<dyn Contender>,
     exporter: &PrometheusHandle,
     active: usize,
-    per_second: Option<usize>,
 ) {
     let mut requests = Requests::of("client", active);
     let clock = MonotonicClock::new();
@@ -93,36 +134,20 @@ fn durations(
         println!("  {what:<34} median {middle:>8.3} ms   longest {longest:>8.3} ms");
         middle
     };
-    let flush = line("flush", &mut flushes);
-    let look = line("tick, nothing left to flush", &mut looks);
-    let roll = line("the same with a roll and a sweep", &mut rolls);
+    line("flush", &mut flushes);
+    line("tick, nothing left to flush", &mut looks);
+    line("the same with a roll and a sweep", &mut rolls);
     let render = line("render of all metrics", &mut renders);
     line("snapshot", &mut snapshots);
-    if per_second.is_some() {
-        line("a flush: of which the exporter's", &mut recording(active));
-    }
-    match per_second {
-        None => verdict(
-            "render at the default caps, ms",
-            render,
-            10.0,
-            50.0,
-            "",
-            false,
-        ),
-        Some(callers) => {
-            let thousands = callers as f64 / 1_000.0;
-            let work = (4.0 * flush + 3.0 * look + roll) / thousands;
-            verdict(
-                "4 flushes and looks + 1 roll, ms/s per 1,000 callers",
-                work,
-                1.0,
-                5.0,
-                "",
-                false,
-            );
-        }
-    }
+    line("a flush: of which the exporter's", &mut recording(active));
+    verdict(
+        "render at the default caps, ms",
+        render,
+        10.0,
+        50.0,
+        "",
+        false,
+    );
 }
 
 /// What the recorder takes for the samples of one flush alone: an exporter keeps every one of them.
