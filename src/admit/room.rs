@@ -248,9 +248,11 @@ impl Room {
         let share = group.level.get() * weight;
         let held = f64::from(held.load(Ordering::Acquire));
         // Where the names are too many to have one each, the group's share bounds them. Where they are not, light
-        // names may go beyond it, and leave half of the room up to the hard limit to the others.
+        // names may go beyond it, and leave half of the room up to the hard limit to the others: of all that is held,
+        // since the share of a group that has just begun is what it has.
         let slack = f64::from(self.hard.load(Ordering::Relaxed).saturating_sub(max)) / 2.0;
-        let bound = group.share.get() + if share >= 1.0 { slack } else { -over };
+        let light = share >= 1.0 && over < slack;
+        let bound = group.share.get() + if light { slack } else { -over };
         occupied < (share - greedy).max(1.0) && held < bound.max(1.0)
     }
 

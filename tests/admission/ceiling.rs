@@ -93,6 +93,24 @@ fn a_thousand_invented_names_take_the_share_of_one_group() {
 }
 
 #[test]
+fn invented_names_that_come_all_at_once_leave_half_of_the_room_to_the_others() {
+    let rig = Rig::new(|builder| builder.ceiling(Ceiling::new(16).hard_max(32)));
+    let calm: Vec<_> = (0..10)
+        .flat_map(|name| hold(&rig, &format!("calm{name}"), 1))
+        .collect();
+    rig.wait(1_000);
+    let mut flood = Vec::new();
+    for name in 0..1_000 {
+        rig.wait(name % 2);
+        let answer = rig.send(claimed(&format!("n{name}")));
+        flood.extend((answer.status() == 200).then_some(answer));
+    }
+    assert!(calm.len() + flood.len() <= 24, "{}", flood.len());
+    let others = (10..18).flat_map(|name| hold(&rig, &format!("calm{name}"), 1));
+    assert_eq!(others.collect::<Vec<_>>().len(), 8);
+}
+
+#[test]
 fn a_calm_name_among_claimed_ones_is_not_refused_for_a_flooding_one() {
     let rig = Rig::new(|builder| builder.ceiling(64));
     let flood: Vec<_> = (0..500)
