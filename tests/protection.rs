@@ -34,6 +34,13 @@ fn ceiling(builder: Builder) -> Builder {
     builder.ceiling(Ceiling::new(WORKERS).hard_max(HARD))
 }
 
+/// A token a minute, should the machine be as slow as that.
+const QUOTA: std::ops::Range<u64> = 60..70;
+
+fn quota(builder: Builder) -> Builder {
+    builder.quota(Quota::per_hour(60).burst(60))
+}
+
 /// A service of known capacity.
 async fn serve(set: impl FnOnce(Builder) -> Builder) -> (SocketAddr, Callers) {
     let builder = Callers::builder()
@@ -115,16 +122,29 @@ async fn beside_a_flood(
     h2: bool,
     name: fn(u64) -> (&'static str, String),
 ) -> Told {
+    let source = Source::new(address, h2);
+    flood_from(address, vec![source; at_once], u64::MAX, name).await
+}
+
+/// The same from each of these, until it has had so many answers.
+async fn flood_from(
+    address: SocketAddr,
+    sources: Vec<Source>,
+    answers: u64,
+    name: fn(u64) -> (&'static str, String),
+) -> Told {
     let told = Arc::new(Told::default());
     let stop = Arc::new(AtomicBool::new(false));
-    let source = Source::new(address, h2);
     let mut flood = tokio::task::JoinSet::new();
-    for _ in 0..at_once {
-        let (source, told, stop) = (source.clone(), Arc::clone(&told), Arc::clone(&stop));
+    for source in sources {
+        let (told, stop) = (Arc::clone(&told), Arc::clone(&stop));
         flood.spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
+            let mut had = 0;
+            while had < answers && !stop.load(Ordering::Relaxed) {
                 let (header, name) = name(fastrand::u64(..1_000));
-                told.note(source.send(header, &name, None).await);
+                let status = source.send(header, &name, None).await;
+                had += u64::from(status == 200);
+                told.note(status);
             }
         });
     }
@@ -198,12 +218,47 @@ async fn one_caller_floods_a_ceiling() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_caller_floods_a_quota() {
-    let (address, callers) = serve(|builder| builder.quota(Quota::per_hour(60).burst(60))).await;
+    let (address, callers) = serve(quota).await;
     let told = beside_a_flood(address, 100, false, runaway).await;
     assert_conserved(&callers, "runaway", &told);
-    // A token a minute, should the machine be as slow as that.
     assert!(
-        (60..70).contains(&told.served.load(Ordering::Relaxed)),
+        QUOTA.contains(&told.served.load(Ordering::Relaxed)),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_caller_floods_a_quota_over_one_h2_connection() {
+    let (address, callers) = serve(quota).await;
+    let told = beside_a_flood(address, 100, true, runaway).await;
+    assert_conserved(&callers, "runaway", &told);
+    assert!(
+        QUOTA.contains(&told.served.load(Ordering::Relaxed)),
+        "{told:?}"
+    );
+}
+
+/// A hundred instances of one caller, a connection each, that ask until they have had five answers.
+async fn herd(address: SocketAddr) -> Told {
+    let instances = (0..100).map(|_| Source::new(address, false));
+    flood_from(address, instances.collect(), 5, runaway).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_herd_comes_back_to_a_ceiling() {
+    let (address, callers) = serve(ceiling).await;
+    let told = herd(address).await;
+    assert_conserved(&callers, "runaway", &told);
+    assert!(told.served.load(Ordering::Relaxed) <= 500, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_herd_comes_back_to_a_quota() {
+    let (address, callers) = serve(quota).await;
+    let told = herd(address).await;
+    assert_conserved(&callers, "runaway", &told);
+    assert!(
+        QUOTA.contains(&told.served.load(Ordering::Relaxed)),
         "{told:?}"
     );
 }
@@ -234,14 +289,13 @@ async fn a_thousand_invented_names_flood_a_total() {
     })
     .await;
     assert!(
-        (60..70).contains(&told.served.load(Ordering::Relaxed)),
+        QUOTA.contains(&told.served.load(Ordering::Relaxed)),
         "{told:?}"
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_bodies_hold_no_more_than_a_share() {
-    let (address, callers) = serve(ceiling).await;
+/// Two hundred bodies that do not come until all calm callers are served, of which so many are let in.
+async fn slow_bodies(address: SocketAddr, let_in: u64) -> Told {
     let told = Arc::new(Told::default());
     let (release, end) = tokio::sync::watch::channel(());
     let mut flood = tokio::task::JoinSet::new();
@@ -257,7 +311,7 @@ async fn slow_bodies_hold_no_more_than_a_share() {
         });
     }
     // All that will be refused have been; the others' bodies have not come.
-    while told.refused.load(Ordering::Relaxed) < 200 - u64::from(WORKERS) {
+    while told.refused.load(Ordering::Relaxed) < 200 - let_in {
         tokio::task::yield_now().await;
     }
     all_calm_callers_are_served(address).await;
@@ -266,7 +320,24 @@ async fn slow_bodies_hold_no_more_than_a_share() {
     while let Some(ended) = flood.join_next().await {
         ended.unwrap();
     }
+    Arc::into_inner(told).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_bodies_hold_no_more_than_a_share() {
+    let (address, callers) = serve(ceiling).await;
+    let told = slow_bodies(address, WORKERS.into()).await;
     assert_conserved(&callers, "runaway", &told);
     let refused = callers.snapshot().caller("runaway").unwrap().counts.refused;
     assert_eq!(refused[Reason::Ceiling], refused.total());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_bodies_hold_no_more_than_a_caller_may() {
+    let (address, callers) = serve(|builder| quota(builder).max_in_flight(5)).await;
+    let told = slow_bodies(address, 5).await;
+    assert_conserved(&callers, "runaway", &told);
+    assert_eq!(told.served.load(Ordering::Relaxed), 5);
+    let refused = callers.snapshot().caller("runaway").unwrap().counts.refused;
+    assert_eq!(refused[Reason::InFlight], refused.total());
 }
