@@ -378,6 +378,14 @@ fn a_probe_gets_its_answer_with_every_limit_exhausted() {
             "{path}"
         );
     }
+    // The health check of gRPC, in both of its methods.
+    for method in ["Check", "Watch"] {
+        let probe = Request::post(format!("/grpc.health.v1.Health/{method}"))
+            .header("content-type", "application/grpc");
+        let answer = rig.send(probe.body(()).unwrap());
+        assert_eq!(answer.status(), 200);
+        assert!(answer.headers().get("grpc-status").is_none(), "{method}");
+    }
     assert_eq!(rig.counts("__exempt__").refused.total(), 0);
 }
 
