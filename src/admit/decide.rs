@@ -276,16 +276,15 @@ impl Admission {
         #[cfg(feature = "redis")]
         let met = met.and_then(|()| self.known_of_fleet(&mut way, terms, measure, ask.now));
         let met = met.and_then(|()| self.shared_limits(&mut way, terms, ask.now));
+        // Who has no quota of the fleet's does not even look for the fleet.
         #[cfg(feature = "redis")]
-        let cell = way.must_ask(terms, measure);
-        #[cfg(feature = "redis")]
-        let pool = cell.and(self.fleet.as_ref()).map(fleet::Part::pool);
-        #[cfg(feature = "redis")]
-        let met = match (pool.as_deref(), met, cell) {
-            (Some(Some(pool)), Ok(()), Some(cell)) => match pool.ask(cell, way.taken.cost, ask.now)
-            {
-                fleet::Asked::Known(known) => way.meet(terms.mode, |_| spent(known, cell.quota)),
-                fleet::Asked::Later(asked) => {
+        let met = match (met, way.must_ask(terms, measure)) {
+            (Ok(()), Some(cell)) => match self.ask_fleet(cell, way.taken.cost, ask.now) {
+                None => Ok(()),
+                Some(fleet::Asked::Known(known)) => {
+                    way.meet(terms.mode, |_| spent(known, cell.quota))
+                }
+                Some(fleet::Asked::Later(asked)) => {
                     return Verdict::Wait(Waiting {
                         quota: cell.quota,
                         terms: Arc::clone(terms),
@@ -294,7 +293,7 @@ impl Admission {
                     });
                 }
             },
-            (_, met, _) => met,
+            (met, _) => met,
         };
         match way.end(met, terms, bucket) {
             Ok((permit, would_refuse)) => Verdict::Admit {
@@ -315,15 +314,29 @@ impl Admission {
         measure: Measure<'_>,
         now: Timestamp,
     ) -> Result<(), Denial> {
-        let cell = way.must_ask(terms, measure);
-        let pool = cell.and(self.fleet.as_ref()).map(fleet::Part::pool);
-        match (pool.as_deref(), cell) {
-            (Some(Some(pool)), Some(cell)) => {
-                let known = pool.look(cell, way.taken.cost, now);
-                way.meet(terms.mode, |_| spent(known, cell.quota))
-            }
-            _ => Ok(()),
-        }
+        let Some(cell) = way.must_ask(terms, measure) else {
+            return Ok(());
+        };
+        let pool = self.fleet.as_ref().map(fleet::Part::pool);
+        let Some(Some(pool)) = pool.as_deref() else {
+            return Ok(());
+        };
+        let known = pool.look(cell, way.taken.cost, now);
+        way.meet(terms.mode, |_| spent(known, cell.quota))
+    }
+
+    /// What the fleet says of a quota that it shares; nothing where there is none any more.
+    #[cfg(feature = "redis")]
+    #[inline(never)]
+    fn ask_fleet(
+        &self,
+        cell: &Arc<fleet::Cell>,
+        cost: u32,
+        now: Timestamp,
+    ) -> Option<fleet::Asked> {
+        let pool = self.fleet.as_ref().map(fleet::Part::pool);
+        let pool = pool.as_deref()?.as_ref()?;
+        Some(pool.ask(cell, cost, now))
     }
 
     /// What a request that waits for the fleet hears.
