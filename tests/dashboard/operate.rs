@@ -149,7 +149,10 @@ async fn a_clamp_holds_and_is_an_event_with_its_author() {
     .await;
     assert_eq!(
         done.json(),
-        json!({"scope": "replica", "instance": "a1", "author": "local"})
+        json!({
+            "scope": "replica", "instance": "a1", "author": "local",
+            "in_force": {"by": "clamp", "quota": "5/s, burst 5", "scope": "instance"},
+        })
     );
     table.send("x-client-id", "checkout", 200, 20).await;
     let refused = || {
