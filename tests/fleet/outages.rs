@@ -235,3 +235,55 @@ fn trap_19_a_redis_that_never_answers_delays_nobody() {
     let attempts = troubles(&demo, "timeout") + troubles(&demo, "connect");
     assert!(attempts < 100.0, "{attempts}");
 }
+
+/// What comes back over a connection of its own, until it is closed.
+fn raw(address: std::net::SocketAddr, path: &str) -> Vec<u8> {
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nhost: x\r\nx-client-id: flood\r\nconnection: close\r\n\r\n"
+    );
+    let mut answer = Vec::new();
+    // Who comes too late is turned away.
+    if let Ok(mut stream) = std::net::TcpStream::connect(address)
+        && stream.write_all(head.as_bytes()).is_ok()
+    {
+        let _ = stream.read_to_end(&mut answer);
+    }
+    answer
+}
+
+#[test]
+fn a_replica_that_is_told_to_end_under_flood_answers_what_it_has_taken_and_says_goodbye() {
+    let redis = Redis::start();
+    let mut demo = replica(&redis.url(), POLICIES);
+    let address = demo.address;
+    thread::scope(|scope| {
+        let floods: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    std::iter::repeat_with(|| raw(address, "/v1/prices/a"))
+                        .take_while(|answer| !answer.is_empty())
+                        .map(|answer| String::from_utf8(answer).unwrap())
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let slow = scope.spawn(move || raw(address, "/v1/slow?ms=1000"));
+        until("the slow one is there", || {
+            let in_flight = demo.metric("callerid_in_flight_requests", &[("caller", "flood")]);
+            (in_flight >= 1.0).then_some(())
+        });
+        demo.running.signal("TERM");
+        let slow = String::from_utf8(slow.join().unwrap()).unwrap();
+        assert!(
+            slow.starts_with("HTTP/1.1 200 ") || slow.starts_with("HTTP/1.1 429 "),
+            "{slow}"
+        );
+        for answer in floods.into_iter().flat_map(|flood| flood.join().unwrap()) {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.1 429 "));
+            assert!(!body.is_empty(), "{head}");
+        }
+    });
+    assert!(demo.running.ended().success());
+    assert_eq!(redis.say(&["ZCARD", "callerid:demo:replicas"]), ["0"]);
+}
