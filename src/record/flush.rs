@@ -227,9 +227,7 @@ impl RowHandles {
         for lane in lanes {
             let at = self.route(&lane.route);
             let counts = &mut self.routes[at].counts;
-            for class in Class::ALL {
-                counts[class.fault().index()] += lane.ended(class.index());
-            }
+            lane.ended(|class, count, _| counts[Class::ALL[class].fault().index()] += count);
         }
         News::Changed
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::histogram::{Histogram, HistogramCells, add};
+use super::histogram::{Histogram, HistogramCells, add, ones};
 use super::route::{Route, RouteHash};
 use super::row::Row;
 use crate::caller::{Provenance, Source};
@@ -73,7 +73,9 @@ struct Cells {
     first_byte: HistogramCells,
     /// Time to the end of requests of class `ok`.
     ok: HistogramCells,
-    /// The same for the other classes, once there is a request of theirs.
+    /// Which of the other classes have had a request, by bit: most lanes know one class, and are read often.
+    others: AtomicU32,
+    /// The same as `ok` for the other classes, once there is a request of theirs.
     rest: [OnceLock<Box<HistogramCells>>; Class::COUNT - 1],
     refusals: OnceLock<Box<Refusals>>,
 }
@@ -97,7 +99,10 @@ impl Cells {
     fn class_or_new(&self, class: usize) -> &HistogramCells {
         match class.checked_sub(1).and_then(|rest| self.rest.get(rest)) {
             None => &self.ok,
-            Some(rest) => rest.get_or_init(Box::default),
+            Some(rest) => rest.get_or_init(|| {
+                self.others.fetch_or(1 << class, Ordering::Release);
+                Box::default()
+            }),
         }
     }
 
@@ -238,6 +243,13 @@ impl Lane {
         add(would, &refusals.would_refuse);
     }
 
+    /// How many requests were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        let refusals = self.cells.refusals.get();
+        let counts = refusals.iter().flat_map(|refusals| &refusals.refused);
+        counts.map(|count| count.load(Ordering::Acquire)).sum()
+    }
+
     #[inline]
     pub(crate) fn first_byte(&self, took: Duration) {
         let (lane, own) = self.mine();
@@ -260,16 +272,18 @@ impl Lane {
             .record(settlement.took, own);
     }
 
-    /// Requests that ended with `class`.
+    /// Calls `each` with the classes that requests have ended with, how many, and the sum of their durations in
+    /// nanoseconds.
     #[inline]
-    pub(crate) fn ended(&self, class: usize) -> u64 {
-        self.cells.class(class).map_or(0, HistogramCells::count)
-    }
-
-    /// The durations of the requests that ended, summed, in nanoseconds.
-    pub(crate) fn took(&self) -> u64 {
-        let classes = (0..Class::COUNT).filter_map(|class| self.cells.class(class));
-        classes.fold(0, |sum, cells| sum.wrapping_add(cells.sum_nanos()))
+    pub(crate) fn ended(&self, mut each: impl FnMut(usize, u64, u64)) {
+        let cells = &self.cells;
+        each(0, cells.ok.count(), cells.ok.sum_nanos());
+        let others = cells.others.load(Ordering::Acquire);
+        for class in ones(u64::from(others)) {
+            if let Some(cells) = cells.class(class) {
+                each(class, cells.count(), cells.sum_nanos());
+            }
+        }
     }
 
     /// See [`super::row::Totals::busy`].

@@ -233,9 +233,7 @@ impl Row {
                     routes.len() - 1
                 });
                 if let Some((_, counts)) = routes.get_mut(at) {
-                    for (class, count) in counts.iter_mut().enumerate() {
-                        *count += lane.ended(class);
-                    }
+                    lane.ended(|class, count, _| counts[class] += count);
                 }
             }
         });

@@ -67,7 +67,8 @@ pub(crate) struct Flow {
     pub(crate) at: Timestamp,
     pub(crate) started: u64,
     pub(crate) ended: u64,
-    clock: u64,
+    /// As in [`Totals`].
+    pub(crate) clock: u64,
 }
 
 impl Flow {
@@ -108,9 +109,7 @@ impl Flow {
 pub(crate) fn totals(lanes: &[Arc<Lane>]) -> Totals {
     let mut totals = Totals::default();
     for lane in lanes {
-        for (class, sum) in totals.by_class.iter_mut().enumerate() {
-            *sum += lane.ended(class);
-        }
+        lane.ended(|class, count, _| totals.by_class[class] += count);
         lane.read_refusals(&mut totals.refused, &mut totals.would_refuse);
     }
     for lane in lanes {

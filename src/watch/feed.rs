@@ -1,25 +1,21 @@
 //! From the counters of the table to what the detector is told: what has come since the last look.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::past::{Done, Past};
+use super::routes::{NO_ROUTE, Routes};
 use crate::caller::{EXEMPT, INVALID, OTHER, Provenance, UNKNOWN};
 use crate::clock::Timestamp;
 use crate::detect::{CallerId, Load, Observed, RouteDelta, RouteId, Row as Kind};
 use crate::outcome::Class;
 use crate::pipeline::Core;
+use crate::record::histogram::ones;
 use crate::record::lane::Lane;
-use crate::record::route::{RouteHash, RouteRef};
+use crate::record::route::RouteHash;
 use crate::record::row::Row;
 use crate::record::totals::{Flow, Totals};
 use crate::registry::entry::{Entry, Trust};
-
-/// Routes beyond this many are the route `__other__`.
-const MOST_ROUTES: usize = 1_023;
-/// The number of the route `__other__`, which explains nothing.
-const NO_ROUTE: RouteId = 0;
 
 /// What was seen last, and what has come since.
 #[derive(Debug, Default)]
@@ -33,6 +29,17 @@ pub(super) struct Feed {
     /// Of the present look: callers, and their routes one after another.
     callers: Vec<News>,
     deltas: Vec<RouteDelta>,
+    /// Of the present caller: what its routes have come to.
+    sums: Vec<Sum>,
+}
+
+/// What has ended on a route: by class, and nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    by_class: [u64; Class::COUNT],
+    took: u64,
+    /// Which classes there are any of, by bit.
+    classes: u32,
 }
 
 /// One caller, as it was at the last look.
@@ -68,33 +75,6 @@ struct News {
     deltas: std::ops::Range<usize>,
 }
 
-/// Small numbers for routes.
-#[derive(Debug, Default)]
-struct Routes {
-    numbers: HashMap<u64, RouteId>,
-    names: Vec<Arc<str>>,
-}
-
-impl Routes {
-    fn of(&mut self, lane: &Lane) -> RouteId {
-        if lane.route.borrowed() == RouteRef::OTHER {
-            return NO_ROUTE;
-        }
-        self.number(lane.route_hash(), || lane.route.to_string().into())
-    }
-
-    fn number(&mut self, hash: RouteHash, name: impl FnOnce() -> Arc<str>) -> RouteId {
-        let names = &mut self.names;
-        *self.numbers.entry(hash.0).or_insert_with(|| {
-            if names.len() >= MOST_ROUTES {
-                return NO_ROUTE;
-            }
-            names.push(name());
-            names.len() as RouteId
-        })
-    }
-}
-
 fn small(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
@@ -110,17 +90,23 @@ impl Feed {
         self.deltas.clear();
         let passed = now.since(self.at).as_secs_f32();
         let mut in_other = Totals::default();
-        let entries = core.registry.entries();
-        // The row `__other__` last: what is known of those in it is taken out.
-        let (other, named): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .filter(|entry| !(entry.trust == Trust::Ours && entry.name() == EXEMPT))
-            .partition(|entry| entry.trust == Trust::Ours && entry.name() == OTHER);
-        for entry in named {
+        let mut other = None;
+        for entry in core.registry.entries() {
+            if entry.trust == Trust::Ours {
+                match entry.name() {
+                    EXEMPT => continue,
+                    OTHER => {
+                        other = Some(entry);
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
             self.look_at(&entry, now, passed, &mut in_other);
         }
+        // The row `__other__` last: what is known of those in it is taken out.
         let strangers = core.registry.strangers();
-        for entry in other {
+        if let Some(entry) = other {
             self.look_at_others(&entry, now, &in_other, strangers - self.strangers);
         }
         self.strangers = strangers;
@@ -169,8 +155,7 @@ impl Feed {
 
     /// The method and template of a route; `None` where there was no room for it.
     pub(super) fn route(&self, route: RouteId) -> Option<Arc<str>> {
-        let at = (route as usize).checked_sub(1)?;
-        self.routes.names.get(at).cloned()
+        self.routes.name(route).cloned()
     }
 
     /// The number of a route by its name, in this process.
@@ -191,8 +176,7 @@ impl Feed {
     }
 
     pub(super) fn route_name(&self, route: RouteId) -> Option<&str> {
-        let at = (route as usize).checked_sub(1)?;
-        self.routes.names.get(at).map(|name| &**name)
+        self.routes.name(route).map(|name| &**name)
     }
 
     /// What the routes of a caller did in two spans of seconds.
@@ -281,7 +265,15 @@ impl Feed {
             deltas: self.deltas.len()..self.deltas.len(),
         };
         if let Some(row) = entry.row() {
-            seen.look_at_row(row, now, &mut news, &mut self.deltas, &mut self.routes);
+            let sums = &mut self.sums;
+            seen.look_at_row(
+                row,
+                now,
+                &mut news,
+                sums,
+                &mut self.deltas,
+                &mut self.routes,
+            );
         }
         if entry.row().is_none() || seen.in_other.is_some() {
             let totals = entry.in_other();
@@ -379,49 +371,48 @@ impl Seen {
         row: &Row,
         now: Timestamp,
         news: &mut News,
+        sums: &mut Vec<Sum>,
         deltas: &mut Vec<RouteDelta>,
         routes: &mut Routes,
     ) {
         row.with_lanes(|lanes| {
-            let started = lanes.iter().map(|lane| lane.started());
-            let started = started.fold(0, u64::wrapping_add);
-            if started == self.flow.started && self.flow.in_flight() == 0 {
+            let begun = |lanes: &[Arc<Lane>]| {
+                let started = lanes.iter().map(|lane| lane.started());
+                started.fold(0, u64::wrapping_add)
+            };
+            if begun(lanes) == self.flow.started && self.flow.in_flight() == 0 {
                 // Nothing was open and nothing has begun: nothing can have ended.
                 self.flow.at = now;
                 return;
             }
-            let flow = crate::record::totals::totals(lanes).flow(now);
+            // What has ended before what has begun, so that there is never more of it.
+            let ended = self.sum_up(lanes, sums, routes);
+            let clock = lanes.iter().map(|lane| lane.clock());
+            let flow = Flow {
+                at: now,
+                started: begun(lanes),
+                ended,
+                clock: clock.fold(0, u64::wrapping_add),
+            };
             news.started = small(flow.started.saturating_sub(self.flow.started));
             news.in_flight = small(flow.in_flight());
             news.busy = flow.busy_since(&self.flow).as_secs_f32();
-            let ended = flow.ended != self.flow.ended;
             self.flow = flow;
-            if ended {
-                self.look_at_routes(lanes, deltas, routes);
-            }
+            self.tell_routes(sums, deltas);
         });
     }
 
-    fn look_at_routes(
-        &mut self,
-        lanes: &[Arc<Lane>],
-        deltas: &mut Vec<RouteDelta>,
-        routes: &mut Routes,
-    ) {
-        let before: Vec<_> = self
-            .routes
-            .iter()
-            .map(|seen| (seen.by_class, seen.took))
-            .collect();
-        for route in &mut self.routes {
-            (route.by_class, route.took) = ([0; Class::COUNT], 0);
-        }
+    /// Sums up by route what has ended. Returns how much that is in all, with what was refused.
+    fn sum_up(&mut self, lanes: &[Arc<Lane>], sums: &mut Vec<Sum>, routes: &mut Routes) -> u64 {
+        sums.clear();
+        sums.resize(self.routes.len(), Sum::default());
+        let mut all = 0;
         // Lanes come in the order of their routes, more or less: the next one is looked at first.
         let mut at = 0;
         for lane in lanes {
             let hash = lane.route_hash();
             let known = self.routes.len();
-            let found = (0..known).map(|step| (at + step) % known).find(|&place| {
+            let found = (at..known).chain(0..at).find(|&place| {
                 self.routes
                     .get(place)
                     .is_some_and(|route| route.hash == hash)
@@ -434,31 +425,40 @@ impl Seen {
                     took: 0,
                     past: Past::default(),
                 });
+                sums.push(Sum::default());
                 known
             });
-            if let Some(route) = self.routes.get_mut(at) {
-                for (class, sum) in route.by_class.iter_mut().enumerate() {
-                    *sum += lane.ended(class);
-                }
-                route.took = route.took.wrapping_add(lane.took());
+            if let Some(sum) = sums.get_mut(at) {
+                lane.ended(|class, count, took| {
+                    sum.by_class[class] += count;
+                    sum.took = sum.took.wrapping_add(took);
+                    sum.classes |= 1 << class;
+                    all += count;
+                });
             }
+            all += lane.refused();
         }
-        for (place, now) in self.routes.iter_mut().enumerate() {
-            let then = before.get(place);
+        all
+    }
+
+    fn tell_routes(&mut self, sums: &[Sum], deltas: &mut Vec<RouteDelta>) {
+        for (seen, sum) in self.routes.iter_mut().zip(sums) {
             let mut delta = RouteDelta {
-                route: now.route,
+                route: seen.route,
                 ..RouteDelta::default()
             };
-            for (class, count) in delta.by_class.iter_mut().enumerate() {
-                let then = then.map_or(0, |(by_class, _)| by_class[class]);
-                *count = small(now.by_class[class].saturating_sub(then));
+            let mut any = false;
+            for class in ones(u64::from(sum.classes)) {
+                let count = small(sum.by_class[class].saturating_sub(seen.by_class[class]));
+                delta.by_class[class] = count;
+                any |= count > 0;
             }
-            if delta.by_class.iter().any(|&count| count > 0) {
-                let took = now.took.wrapping_sub(then.map_or(0, |(_, took)| *took));
-                delta.service_time = took as f32 / 1e9;
-                now.past.count(self.flow.at.as_secs(), &delta);
+            if any {
+                delta.service_time = sum.took.wrapping_sub(seen.took) as f32 / 1e9;
+                seen.past.count(self.flow.at.as_secs(), &delta);
                 deltas.push(delta);
             }
+            (seen.by_class, seen.took) = (sum.by_class, sum.took);
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod hand;
 mod open;
 mod past;
 pub(crate) mod report;
+mod routes;
 mod settings;
 pub(crate) mod words;
 
