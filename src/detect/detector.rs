@@ -4,6 +4,7 @@ use super::common::Condition;
 use super::deploys::Deploys;
 use super::episode::Episode;
 use super::event::{Event, Signal};
+use super::fade::Fades;
 use super::math::smooth;
 use super::memory::Unclaimed;
 use super::observe::{Load, Observed, Row, Tick};
@@ -56,6 +57,7 @@ pub struct Detector {
     pub(super) crowd: Condition,
     pub(super) next_id: u64,
     pub(super) scratch: Vec<f32>,
+    pub(super) fades: Fades,
     /// Callers whose past and present are compared to find what is common.
     pub(super) active: usize,
     /// By how much everybody sends less than usual; at most 1, and meaningless before the first second.
@@ -193,10 +195,10 @@ impl Detector {
             state.at = self.clock;
         }
         let learn = !state.alarmed();
-        let dt = (self.clock - state.at) as f32;
+        let dt = self.fades.after((self.clock - state.at) as f32);
         let young = state.count_young(seen) as f32;
         state.shares.fade(dt, learn);
-        state.pace.fade(dt);
+        state.pace.fade(&dt);
         let mut by_class = [0.0_f32; Class::COUNT];
         for delta in seen.routes {
             let (took, usual) = self.service.count(delta, learn);
@@ -222,7 +224,8 @@ impl Detector {
                 let learn = !state.alarmed();
                 state.at = self.clock;
                 state.shares.fade(dt, learn);
-                state.pace.fade(dt);
+                let dt = self.fades.after(dt);
+                state.pace.fade(&dt);
                 state.errors.count(&[0.0; Class::COUNT], dt, learn);
                 state.errors.settle(!learn);
                 state.rate.observe(0.0, dt, &world);

@@ -8,7 +8,8 @@
 use super::World;
 use super::episode::Alarm;
 use super::event::Signal;
-use super::math::{Height, decay, ratio, smooth};
+use super::fade::Fade;
+use super::math::{Height, ratio};
 use super::memory::Numbers;
 use crate::outcome::{Class, Fault};
 
@@ -90,17 +91,28 @@ impl Errors {
     }
 
     /// Takes completed requests by class in `dt` seconds.
-    pub(super) fn count(&mut self, by_class: &[f32; Class::COUNT], dt: f32, learn: bool) {
+    pub(super) fn count(
+        &mut self,
+        by_class: &[f32; Class::COUNT],
+        fade: impl Into<Fade>,
+        learn: bool,
+    ) {
+        let fade = fade.into();
         for (recent, &n) in self.recent.iter_mut().zip(by_class) {
-            smooth(recent, n, dt, RECENT);
+            fade.smooth(recent, n, fade.recent, RECENT);
         }
         if learn {
-            let keep = decay(dt, MEMORY);
+            let keep = fade.memory;
             for (usual, &n) in self.usual.iter_mut().zip(by_class) {
                 *usual = *usual * keep + n / MEMORY;
             }
             self.learned = self.learned * keep + (1.0 - keep);
         }
+    }
+
+    /// Whether there is evidence about any class.
+    pub(super) fn suspects_any(&self) -> bool {
+        !none(&self.evidence)
     }
 
     /// Whether there is evidence about a class: else good answers change nothing.
@@ -125,15 +137,21 @@ impl Errors {
 
     /// A burst of errors that ended by itself is remembered; one that was an alarm is not.
     pub(super) fn settle(&mut self, alarmed: bool) {
+        if alarmed {
+            self.burst = [Height::default(); ERRORS];
+            return;
+        }
+        let [_, recent @ ..] = &self.recent;
+        if none(recent) && none(&self.evidence) && self.burst == [Height::default(); ERRORS] {
+            return; // most callers, in every tick
+        }
         for i in 0..ERRORS {
-            let now = Height::of(self.recent[i + 1]);
-            if alarmed {
-                self.burst[i] = Height::default();
-            } else if self.evidence[i] > 0.0 {
-                self.burst[i] = self.burst[i].max(now);
+            let now = self.recent[i + 1];
+            if self.evidence[i] > 0.0 {
+                self.burst[i].raise(now, self.peak[i]);
             } else {
-                self.peak[i] = self.peak[i].max(self.burst[i]).max(now);
-                self.burst[i] = Height::default();
+                self.peak[i].raise(now, self.burst[i]);
+                self.peak[i] = self.peak[i].max(std::mem::take(&mut self.burst[i]));
             }
         }
     }
@@ -245,6 +263,11 @@ impl Errors {
 /// Whether `bad` of `all` answers per second are back where they are usual, or as good as none.
 pub(super) fn is_over(bad: f32, all: f32, baseline: f32) -> bool {
     bad <= ((2.0 * baseline).max(0.1) * all).max(LEAST)
+}
+
+/// Whether all are zero, without a branch for each.
+fn none(all: &[f32; ERRORS]) -> bool {
+    all.iter().fold(0, |bits, n| bits | n.to_bits()) == 0
 }
 
 #[cfg(test)]

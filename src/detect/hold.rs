@@ -13,6 +13,7 @@
 
 use super::episode::Alarm;
 use super::event::Signal;
+use super::fade::Fade;
 use super::math::{Height, ratio, smooth};
 use super::memory::Numbers;
 use super::{WINDOW, World};
@@ -34,7 +35,7 @@ const MOST_PER_TICK: f32 = 6.0;
 const LEAST_SECONDS: f32 = 6.0;
 /// At least this part of what the whole service usually holds in flight.
 const LEAST_SHARE: f32 = 0.3;
-const SCALES: [f32; 2] = [8.0, 32.0];
+pub(super) const SCALES: [f32; 2] = [8.0, 32.0];
 const MEMORY: f32 = 1800.0;
 
 #[derive(Clone, Debug, Default)]
@@ -93,10 +94,12 @@ impl Hold {
         &mut self,
         busy: f32,
         in_flight: u32,
-        dt: f32,
+        fade: impl Into<Fade>,
         world: &World,
         growth: f32,
     ) {
+        let fade = fade.into();
+        let dt = fade.dt;
         let reference = self.reference(world, growth);
         let raw = busy * FACTOR.ln() - (FACTOR - 1.0) * reference * dt;
         // Where one tick would be worth more than it may, the excursion has coarser grain than the past.
@@ -119,15 +122,16 @@ impl Hold {
         }
         self.window += busy;
         // What is told of a log came in the tick alone, however long it was quiet before.
-        let tick = if busy > 0.0 { world.tick.min(dt) } else { dt };
-        for (level, tau) in self.level.iter_mut().zip(SCALES) {
-            if dt > tick {
-                smooth(level, 0.0, dt - tick, tau);
+        let quiet = if busy > 0.0 { dt - world.tick } else { 0.0 };
+        for (i, tau) in SCALES.into_iter().enumerate() {
+            let level = &mut self.level[i];
+            if quiet > 0.0 {
+                smooth(level, 0.0, quiet, tau);
+                smooth(level, busy, world.tick, tau);
+            } else {
+                fade.smooth(level, busy, fade.hold[i], tau);
             }
-            smooth(level, busy, tick, tau);
-        }
-        for (burst, level) in self.burst.iter_mut().zip(self.level) {
-            *burst = Height::of(level).max(*burst);
+            self.burst[i].raise(*level, self.peak[i]);
         }
     }
 

@@ -24,7 +24,7 @@ impl Detector {
         let Some(state) = self.callers.get_mut(slot) else {
             return;
         };
-        let dt = (self.clock - state.at) as f32;
+        let dt = self.fades.after((self.clock - state.at) as f32);
         state.at = self.clock;
         let own = Own::of(state);
         let mut world = self.world;
@@ -45,6 +45,9 @@ impl Detector {
         let mut faults = 0.0;
         for delta in seen.routes {
             let n = delta.completed();
+            if delta.is_good() && !state.errors.suspects_any() {
+                continue; // nothing to weigh, for most callers in every tick
+            }
             for class in Class::ALL.into_iter().skip(1) {
                 let errors = delta.by_class[class.index()] as f32;
                 let service = class.fault() == Fault::Service;

@@ -1,5 +1,7 @@
 //! Small arithmetic that several signals share. Everything is finite for finite input.
 
+use std::sync::LazyLock;
+
 /// How much of an exponentially weighted sum is left after `dt` seconds with time constant `tau`.
 pub(super) fn decay(dt: f32, tau: f32) -> f32 {
     (-(dt.max(0.0)) / tau).exp()
@@ -45,6 +47,15 @@ impl Height {
         Self(whole.saturating_add(u8::from(steps > f32::from(whole))))
     }
 
+    /// Raises it to that of `rate`, where that is higher than `floor` is too. Most rates of most ticks are not.
+    #[inline]
+    pub(super) fn raise(&mut self, rate: f32, floor: Self) {
+        let known = usize::from((*self).max(floor).0);
+        if rate > RATES.get(known).copied().unwrap_or_default() {
+            *self = Self::of(rate).max(*self);
+        }
+    }
+
     /// The rate, or up to 6 % more.
     pub(super) fn rate(self) -> f32 {
         (f32::from(self.0) / 16.0).exp_m1() / 16.0
@@ -60,6 +71,16 @@ impl Height {
         self.0 = self.0.saturating_sub(1);
     }
 }
+
+/// Rates that are not above a height, whatever the rounding.
+static RATES: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    let mut height = 0;
+    [(); 256].map(|()| {
+        let rate = Height(height).rate();
+        height = height.saturating_add(1);
+        rate * (1.0 - 1e-4)
+    })
+});
 
 #[cfg(test)]
 mod tests {
@@ -86,6 +107,24 @@ mod tests {
         assert_eq!(ratio(f32::NAN, 1.0), 0.0);
         assert_eq!(median(&mut []), None);
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
+    }
+
+    #[test]
+    fn a_height_is_raised_as_if_it_were_worked_out_every_time() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for known in 0..=u8::MAX {
+            let exact = Height(known).rate();
+            let near = [0.999_8, 0.999_9, 1.0, 1.000_1].map(|part| exact * part);
+            let any = [0.0, random.f32(), 1e3 * random.f32(), 1e7];
+            for rate in near.into_iter().chain(any) {
+                for (mut height, floor) in [(Height(known), Height(0)), (Height(0), Height(known))]
+                {
+                    height.raise(rate, floor);
+                    let all = Height::of(rate).max(Height(known));
+                    assert_eq!(height.max(floor), all, "{rate} {known}");
+                }
+            }
+        }
     }
 
     #[test]

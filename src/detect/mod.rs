@@ -37,6 +37,7 @@ mod detector;
 mod episode;
 mod errors;
 mod event;
+mod fade;
 mod follow;
 mod heirs;
 mod hold;

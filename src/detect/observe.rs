@@ -43,7 +43,13 @@ pub struct RouteDelta {
 
 impl RouteDelta {
     pub(super) fn completed(&self) -> f32 {
-        self.by_class.iter().map(|&n| n as f32).sum()
+        self.by_class.iter().map(|&n| u64::from(n)).sum::<u64>() as f32
+    }
+
+    /// Whether all requests ended well.
+    pub(super) fn is_good(&self) -> bool {
+        let [_, bad @ ..] = &self.by_class;
+        bad.iter().fold(0, |bits, n| bits | n) == 0
     }
 
     /// [`Self::service_time`], whatever was put there.

@@ -20,16 +20,19 @@
 //! runaway as high as a former two-second burst hide for ever, but an alarm must exceed them at *some* scale:
 //! a runaway as high as a cron job is found when it lasts longer than the cron job does.
 
+use std::sync::LazyLock;
+
 use super::episode::Alarm;
 use super::event::Signal;
-use super::math::{Height, decay, ratio, smooth};
+use super::fade::Fade;
+use super::math::{Height, decay, ratio};
 use super::memory::Numbers;
 use super::{WINDOW, World};
 
 /// The rises that the three sums look for.
 const FACTORS: [f32; 3] = [2.0, 5.0, 15.0];
 /// Time constants of the remembered bursts, in seconds.
-const SCALES: [f32; 4] = [2.0, 8.0, 32.0, 96.0];
+pub(super) const SCALES: [f32; 4] = [2.0, 8.0, 32.0, 96.0];
 /// An alarm must exceed the remembered bursts by this factor: the next one may be a little higher.
 const OVER_PEAK: f32 = 1.5;
 /// Time constant of the mean, in seconds.
@@ -40,6 +43,8 @@ const WINSOR: f32 = 3.0;
 const ALLOWANCE: f32 = 0.08;
 /// so much more for a caller without a past.
 const NEWCOMER: f32 = 0.17;
+/// Windows after which nothing of that is left.
+const OLD: u16 = 200;
 /// Where all callers rise, one may rise by this much more than the median.
 const UNLIKE: f32 = 1.5;
 /// Windows for which a caller is new.
@@ -144,9 +149,7 @@ impl Rate {
     /// The largest harmless rate.
     pub(super) fn reference(&self, world: &World) -> f32 {
         let usual = unlike(world) * self.mean;
-        // A caller without a past may bring a quarter of all traffic; the allowance shrinks as its past grows.
-        let age = f32::from(self.age) * WINDOW;
-        let allowance = ALLOWANCE + NEWCOMER * decay(age, 90.0);
+        let allowance = allowance(self.age);
         let mut reference = (1.5 * usual).max(usual + allowance * world.total);
         // A newcomer's mean follows it wherever it goes, so it is not asked for a while.
         if self.age < NEW && world.age >= self.age.saturating_add(NEW) {
@@ -157,7 +160,9 @@ impl Rate {
     }
 
     /// Takes `n` requests in `dt` seconds. During an alarm nothing is learned.
-    pub(super) fn observe(&mut self, n: f32, dt: f32, world: &World) {
+    pub(super) fn observe(&mut self, n: f32, fade: impl Into<Fade>, world: &World) {
+        let fade = fade.into();
+        let dt = fade.dt;
         let reference = self.reference(world);
         let fano = self.fano();
         for (i, k) in FACTORS.into_iter().enumerate() {
@@ -174,11 +179,12 @@ impl Rate {
             }
         }
         self.window += n;
-        for (level, tau) in self.level.iter_mut().zip(SCALES) {
-            smooth(level, n, dt, tau);
+        for ((level, keep), tau) in self.level.iter_mut().zip(fade.rate).zip(SCALES) {
+            fade.smooth(level, n, keep, tau);
         }
-        for (burst, level) in self.burst.iter_mut().zip(self.level) {
-            *burst = Height::of(level).max(*burst);
+        // Only what is higher than what is remembered can matter.
+        for ((burst, level), peak) in self.burst.iter_mut().zip(self.level).zip(self.peak) {
+            burst.raise(level, peak);
         }
         // The sums of a bursty caller drain slowly; what is back to normal is over all the same.
         if self.level[0].max(self.level[1]) < 0.5 * reference && n <= 0.5 * reference * dt {
@@ -379,6 +385,16 @@ impl Rate {
         self.peak = self.level.map(Height::of);
         self.end(false);
     }
+}
+
+/// The part of all traffic that may come on top of the usual. A caller without a past may bring a quarter; that
+/// shrinks with the windows of its past.
+fn allowance(age: u16) -> f32 {
+    static NEWCOMERS: LazyLock<Vec<f32>> = LazyLock::new(|| {
+        let ages = (0..OLD).map(|age| f32::from(age) * WINDOW);
+        ages.map(|age| NEWCOMER * decay(age, 90.0)).collect()
+    });
+    ALLOWANCE + NEWCOMERS.get(usize::from(age)).copied().unwrap_or_default()
 }
 
 /// By how much a caller may rise where everybody does: not everybody rises alike, and the median comes late.

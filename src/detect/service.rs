@@ -1,6 +1,7 @@
 //! The service as a whole: what everybody gets, hence what anybody's *others* get.
 
 use super::errors::{MEMORY, RECENT};
+use super::fade::Fade;
 use super::math::{decay, ratio, smooth};
 use super::memory::Numbers;
 use super::observe::{RouteDelta, RouteId};
@@ -48,8 +49,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn fade(&mut self, dt: f32) {
-        let keep = decay(dt, PACE);
+    pub(super) fn fade(&mut self, fade: &Fade) {
+        let keep = fade.pace;
         self.took *= keep;
         self.usual *= keep;
     }
@@ -100,17 +101,18 @@ impl Service {
     }
 
     pub(super) fn fade(&mut self, dt: f32) {
-        let (recent, usual) = (decay(dt, RECENT), decay(dt, MEMORY));
+        let fade = Fade::from(dt);
+        let (recent, usual) = (fade.recent, fade.memory);
         for tally in &mut self.routes {
             tally.recent = tally.recent.map(|n| n * recent);
-            tally.pace.fade(dt);
+            tally.pace.fade(&fade);
             tally.time *= usual;
             tally.weight *= usual;
         }
         self.recent = self.recent.map(|n| n * recent);
         self.usual = self.usual.map(|n| n * usual);
         self.sound = self.sound.map(|n| n * recent);
-        self.pace.fade(dt);
+        self.pace.fade(&fade);
         self.slow *= usual;
         self.slow_lately *= decay(dt, 60.0);
     }
@@ -141,12 +143,16 @@ impl Service {
         };
         let n = delta.completed();
         let took = delta.took();
-        for i in 0..Class::COUNT {
-            tally.recent[i] += delta.by_class[i] as f32 / RECENT;
-            self.recent[i] += delta.by_class[i] as f32 / RECENT;
+        for (i, &n) in delta.by_class.iter().enumerate() {
+            if n == 0 {
+                continue; // most classes of most routes
+            }
+            let n = n as f32;
+            tally.recent[i] += n / RECENT;
+            self.recent[i] += n / RECENT;
             if learn {
-                self.usual[i] += delta.by_class[i] as f32 / MEMORY;
-                self.sound[i] += delta.by_class[i] as f32 / RECENT;
+                self.usual[i] += n / MEMORY;
+                self.sound[i] += n / RECENT;
             }
         }
         let usual = if tally.weight > 0.0 {

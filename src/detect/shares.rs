@@ -3,10 +3,10 @@
 //! Bhagwan et al., NSDI 2014, for a measure that adds up).
 
 use super::errors::{MEMORY, RECENT};
-use super::math::{decay, ratio};
+use super::fade::Fade;
+use super::math::ratio;
 use super::memory::Numbers;
 use super::observe::{RouteDelta, RouteId};
-use super::service::PACE;
 use crate::outcome::{Class, Fault};
 
 /// Routes that are kept apart per caller. The lightest makes room for a new one.
@@ -50,10 +50,10 @@ impl Shares {
         Some(shares)
     }
 
-    pub(super) fn fade(&mut self, dt: f32, learn: bool) {
-        let recent = decay(dt, RECENT);
-        let busy = decay(dt, PACE);
-        let usual = if learn { decay(dt, MEMORY) } else { 1.0 };
+    pub(super) fn fade(&mut self, fade: impl Into<Fade>, learn: bool) {
+        let fade = fade.into();
+        let (recent, busy) = (fade.recent, fade.pace);
+        let usual = if learn { fade.memory } else { 1.0 };
         for slot in &mut self.0 {
             slot.usual *= usual;
             slot.recent *= recent;
@@ -146,6 +146,7 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
+    use super::super::math::decay;
     use super::*;
 
     fn count(shares: &mut Shares, route: RouteId, n: u32, learn: bool) {
