@@ -13,9 +13,13 @@ use crate::outcome::{Class, Fault};
 const DEPLOYED: f32 = 6.0;
 /// Where errors rise for the others by this part of what they rise by for one, it is not that one's doing.
 const ALONE: f32 = 0.25;
-/// For so many seconds after a request that hung, what a caller brings says nothing;
+/// For so many seconds after a request that hung, a caller may bring at once what waited for it:
 const RUSH: u8 = 12;
-/// then references of callers whose requests hung are raised by so much; more would hide who makes a service slow.
+/// no more than it usually brings in so many,
+const WAITED: f32 = 30.0;
+/// and in the time that its requests took, tried so often.
+const TRIES: f32 = 3.0;
+/// Later references of callers whose requests hung are raised by so much; more would hide who makes a service slow.
 const AFTER_HANG: f32 = 3.0;
 
 impl Detector {
@@ -35,11 +39,15 @@ impl Detector {
             world.slowdown = world.slowdown.max(there);
         }
         // Who brings more than usual may be why the service hangs.
-        if world.slowdown >= HANGS && seen.waited() && !state.rate.brings_more() {
+        let waited = seen.waited();
+        if world.slowdown >= HANGS && waited > 0.0 && !state.rate.brings_more() {
             state.held_back = SLOW_GRACE;
+            state.waited = state.waited.max(waited as u16);
         }
         if state.held_back > 0 {
             world.grace = world.grace.max(AFTER_HANG);
+        } else {
+            state.waited = 0;
         }
         let failing = self.service.fails_others(own.all, own.faults);
         let mut faults = 0.0;
@@ -123,10 +131,15 @@ impl Detector {
         };
         let mut rate = None;
         let mut heir = false;
-        // What those bring at first who waited says nothing.
         let rushes = state.held_back > SLOW_GRACE - RUSH;
-        if closed(Signal::Rate) && !rushes {
-            rate = ask(&|prior| state.rate.rise(world, prior));
+        if closed(Signal::Rate) {
+            // What may have waited says nothing.
+            let waited = if rushes {
+                (WAITED + TRIES * f32::from(state.waited)) * state.rate.mean()
+            } else {
+                0.0
+            };
+            rate = ask(&|prior| state.rate.rise(world, prior, waited));
             heir = rate.is_some_and(|rise| self.took_over(slot, &rise));
             rate = rate.filter(|_| !heir);
         }
@@ -171,7 +184,7 @@ impl Detector {
         if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
             return;
         }
-        if let Some(rise) = self.young.rise(&world, 0.0) {
+        if let Some(rise) = self.young.rise(&world, 0.0, 0.0) {
             let alarm = Alarm {
                 signal: Signal::Names,
                 baseline: self.usual_new_names,

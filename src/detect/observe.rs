@@ -1,6 +1,7 @@
 //! What a tick tells the detector: increments since the last tick, never requests. The request path only
 //! counts; everything that costs thought happens here, a few times a second.
 
+use super::math::ratio;
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::outcome::Class;
@@ -104,10 +105,11 @@ impl Observed<'_> {
         started - stale
     }
 
-    /// Whether requests took so long that the next ones may have waited for them.
-    pub(super) fn waited(&self) -> bool {
-        let long = |d: &RouteDelta| d.completed() > 0.0 && d.took() >= STALE * d.completed();
-        self.routes.iter().any(long)
+    /// For how many seconds the next requests may have waited for these; zero where they did not take long.
+    pub(super) fn waited(&self) -> f32 {
+        let each = |d: &RouteDelta| ratio(d.took(), d.completed());
+        let longest = self.routes.iter().map(each).fold(0.0, f32::max);
+        if longest >= STALE { longest } else { 0.0 }
     }
 
     /// [`Self::busy`], whatever was put there.

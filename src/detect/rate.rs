@@ -276,13 +276,15 @@ impl Rate {
         self.peak.iter_mut().for_each(Height::lower);
     }
 
-    /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere, `share` the part
-    /// of all traffic that it must be for an alarm.
-    pub(super) fn rise(&self, world: &World, prior: f32) -> Option<Alarm> {
+    /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere; so many requests that
+    /// `waited` are none.
+    pub(super) fn rise(&self, world: &World, prior: f32, waited: f32) -> Option<Alarm> {
         let expected = world.common * self.mean;
         let unseen = SEEN / (SEEN + self.fano[1]);
         let seconds = LEAST_SECONDS + UNSEEN_SECONDS * unseen;
-        let least = (LEAST_EXCESS * (1.0 + UNSEEN_EXCESS * unseen)).max(seconds * world.total);
+        let least = (LEAST_EXCESS * (1.0 + UNSEEN_EXCESS * unseen))
+            .max(seconds * world.total)
+            .max(waited);
         (0..FACTORS.len())
             .filter(|&i| self.evidence[i] + prior >= THRESHOLD)
             .filter(|&i| self.count[i] - expected * self.elapsed[i] >= least)
@@ -420,7 +422,7 @@ mod tests {
             if tick % 40 == 39 {
                 rate.roll(false);
             }
-            if let Some(rise) = rate.rise(&world(), 0.0) {
+            if let Some(rise) = rate.rise(&world(), 0.0, 0.0) {
                 return Some((tick as f32 / 4.0, rise));
             }
         }

@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) at: f64,
     /// For so many seconds what waited for a service that hung may still come at once.
     pub(super) held_back: u8,
+    /// Seconds for which it may have waited.
+    pub(super) waited: u16,
     /// Signals with an open episode.
     pub(super) alarms: u8,
     pub(super) rate: Rate,
