@@ -101,7 +101,7 @@ impl Detector {
         state.rate.observe(demand, dt, &world);
         let alarmed = state.alarms & Signal::Rate.bit() != 0;
         let proves_nothing = state.alarmed() || world.grace > 1.0;
-        state.rate.settle(alarmed, proves_nothing);
+        state.rate.settle(alarmed, proves_nothing, &world);
         let growth = state.rate.growth(&world);
         // Where the others' requests are much slower too, nobody's slow requests are their own doing.
         if failing || world.slowdown >= SLOW_SERVICE {
@@ -180,7 +180,7 @@ impl Detector {
         let world = self.world;
         let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
         self.young.observe(young, dt, &world);
-        self.young.settle(open, false);
+        self.young.settle(open, false, &world);
         if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
             return;
         }

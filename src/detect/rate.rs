@@ -194,13 +194,14 @@ impl Rate {
 
     /// A burst that ended by itself is remembered. One that came with another alarm, or while references are raised
     /// so that nothing would have been said of it, is no proof of harmlessness.
-    pub(super) fn settle(&mut self, alarmed: bool, proves_nothing: bool) {
+    pub(super) fn settle(&mut self, alarmed: bool, proves_nothing: bool, world: &World) {
         if alarmed || !self.calm() {
             return;
         }
         if proves_nothing {
             self.burst = [Height::default(); 4];
-        } else {
+        } else if self.lately() <= 0.5 * (self.mean + self.reference(world)) {
+            // A plateau on the way up has not ended.
             self.remember();
         }
     }
@@ -418,7 +419,7 @@ mod tests {
     fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Alarm)> {
         for tick in 0..seconds * 4 {
             rate.observe(n(tick), 0.25, &world());
-            rate.settle(false, false);
+            rate.settle(false, false, &world());
             if tick % 40 == 39 {
                 rate.roll(false);
             }
@@ -459,7 +460,7 @@ mod tests {
         // The first one is seen without being said, as in the first minutes.
         for tick in 0..400 {
             rate.observe(if tick < 60 { 10.0 } else { 1.0 }, 0.25, &world());
-            rate.settle(false, false);
+            rate.settle(false, false, &world());
         }
         assert!(run(&mut rate, 60, |tick| if tick < 60 { 11.0 } else { 1.0 }).is_none());
         let (delay, _) = run(&mut rate, 300, |_| 11.0).unwrap();
@@ -467,11 +468,19 @@ mod tests {
     }
 
     #[test]
+    fn a_plateau_on_the_way_up_is_no_burst_that_has_ended() {
+        let mut rate = steady();
+        assert!(run(&mut rate, 60, |_| 2.75).is_none());
+        let (delay, _) = run(&mut rate, 60, |_| 3.875).unwrap();
+        assert!(delay < 20.0, "{delay}");
+    }
+
+    #[test]
     fn nothing_is_learned_in_an_alarm() {
         let mut rate = steady();
         for _ in 0..40 {
             rate.observe(400.0, 10.0, &world());
-            rate.settle(true, false);
+            rate.settle(true, false, &world());
             rate.roll(true);
         }
         assert!((rate.mean() - 4.0).abs() < 0.2);
@@ -484,7 +493,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         for tick in 0..4800 {
             bursty.observe(if rng.u32(0..40) == 0 { 40.0 } else { 0.0 }, 0.25, &world());
-            bursty.settle(false, false);
+            bursty.settle(false, false, &world());
             if tick % 40 == 39 {
                 bursty.roll(false);
             }

@@ -241,6 +241,50 @@ pub(crate) fn loud() -> Vec<Situation> {
             &[("client-6", ONSET, 10.0), ("client-6", ONSET + 400.0, 10.0)],
         ),
         s(
+            "a second outage three quarters of a minute later",
+            |seed| {
+                let mut w = plain(seed);
+                w.capacity = 200.0;
+                for from in [ONSET, ONSET + 145.0] {
+                    extra(&mut w, 6, 9, Class::Ok, between(from, from + 100.0, 40.0));
+                }
+                w
+            },
+            &[("client-6", ONSET, 10.0), ("client-6", ONSET + 145.0, 10.0)],
+        ),
+        s(
+            "rollout in eight steps",
+            |seed| {
+                let mut w = plain(seed);
+                w.capacity = 200.0;
+                w.deploys.push((ONSET, 6, "v9"));
+                extra(
+                    &mut w,
+                    6,
+                    3,
+                    Class::Ok,
+                    Box::new(|t| 4.0 * ((t - ONSET) / 30.0).floor().clamp(0.0, 8.0)),
+                );
+                w
+            },
+            &[("client-6", ONSET, 100.0)],
+        ),
+        s(
+            "leak over half an hour",
+            |seed| {
+                let mut w = World::new(seed, 60, 40.0, ONSET + 1200.0);
+                extra(
+                    &mut w,
+                    6,
+                    3,
+                    Class::Ok,
+                    Box::new(|t| 30.0 * ((t - ONSET) / 1800.0).clamp(0.0, 1.0)),
+                );
+                w
+            },
+            &[("client-6", ONSET, 600.0)],
+        ),
+        s(
             "a cron job that does not end",
             |seed| {
                 let mut w = plain(seed);
