@@ -366,17 +366,21 @@ struct Case {
     situation: &'static str,
     replicas: usize,
     split: Split,
+    seed: u64,
+    /// Seconds within which somebody is to be told.
+    within: f64,
 }
 
 /// Of the fleet: who is paged for and how late, and how often a replica alone would have paged.
 fn judge(case: &Case, situation: &Situation) -> (String, Vec<String>) {
-    let said = (situation.build)(1).run(true);
+    let said = (situation.build)(case.seed).run(true);
     let course = run(&said.requests, LENGTH, case.replicas, case.split);
     let name = format!(
-        "{}-{}-{:?}",
-        case.situation.replace([' ', ','], "-"),
+        "{}-{}-{:?}-seed-{}",
+        case.situation.replace([' ', ',', '\''], "-"),
         case.replicas,
-        case.split
+        case.split,
+        case.seed
     );
     let paged = paged(&course, LENGTH, &name);
     let mut wrong = Vec::new();
@@ -402,7 +406,7 @@ fn judge(case: &Case, situation: &Situation) -> (String, Vec<String>) {
         // What nobody suffers from is said; what somebody suffers from wakes somebody.
         let (pages, said) = delays.split_at(2);
         let due = if alone.is_some() { pages } else { said };
-        let in_time = |delay: &Option<f64>| delay.is_some_and(|t| (0.0..=60.0).contains(&t));
+        let in_time = |delay: &Option<f64>| delay.is_some_and(|t| (0.0..=case.within).contains(&t));
         let woken = pages.iter().any(Option::is_some);
         if !due.iter().any(in_time) || woken != alone.is_some() {
             wrong.push(format!("{name}: {culprit} is told of after {delays:?}"));
@@ -438,7 +442,19 @@ fn a_fleet_is_told_of_who_runs_away_and_of_nobody_else() {
         situation,
         replicas,
         split,
+        seed: 1,
+        within: 60.0,
     };
+    // Each replica needs errors enough of its own, and requests that are slow.
+    let rare = |situation, replicas, seed| Case {
+        seed,
+        within: 200.0,
+        ..case(situation, replicas, Split::RoundRobin)
+    };
+    let (errors, slow) = (
+        "key rotation forgotten",
+        "one caller's requests hang, known while they do",
+    );
     let loud = "sevenfold on one route";
     let cases = [
         case(loud, 1, Split::RoundRobin),
@@ -449,6 +465,14 @@ fn a_fleet_is_told_of_who_runs_away_and_of_nobody_else() {
         case("ordinary life", 4, Split::Restarted),
         case("ordinary life", 20, Split::Rebalanced),
         case("crowd", 4, Split::Sticky),
+        rare(errors, 4, 1),
+        rare(errors, 20, 2),
+        rare(slow, 4, 1),
+        rare(slow, 4, 2),
+        Case {
+            seed: 2,
+            ..case(loud, 20, Split::RoundRobin)
+        },
     ];
     let all = all();
     let next = AtomicUsize::new(0);
