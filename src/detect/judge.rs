@@ -16,9 +16,9 @@ const ALONE: f32 = 0.25;
 /// For so many seconds after a request that hung, a caller may bring at once what waited for it:
 const RUSH: u8 = 12;
 /// no more than it usually brings in so many,
-const WAITED: f32 = 30.0;
+const WAITED: f32 = 45.0;
 /// and in the time that its requests took, tried so often.
-const TRIES: f32 = 3.0;
+const TRIES: f32 = 2.0;
 /// Later references of callers whose requests hung are raised by so much; more would hide who makes a service slow.
 const AFTER_HANG: f32 = 3.0;
 
