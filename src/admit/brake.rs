@@ -45,7 +45,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admit::{Ask, Policies, Policy, Style, Subject, Verdict};
+    use crate::admit::{Ask, Policies, Policy, Remembered, Style, Subject};
     use crate::caller::Provenance;
     use crate::clock::Timestamp;
     use crate::outcome::Reason;
@@ -65,7 +65,6 @@ mod tests {
         };
         let seat = admission.seat(&subject);
         let ask = Ask {
-            subject,
             method: "GET",
             template: "/",
             cost: None,
@@ -77,10 +76,15 @@ mod tests {
                 if request == 3 {
                     admission.release(&seat);
                 }
-                match admission.decide(&seat, &ask) {
-                    Verdict::Refuse(denial) => Some(denial.reason),
-                    _ => None,
-                }
+                let mut denial = None;
+                let _ = admission.decide(
+                    &seat,
+                    &ask,
+                    || subject,
+                    &mut Remembered::default(),
+                    &mut denial,
+                );
+                denial.map(|denial| denial.reason)
             })
             .collect()
     }

@@ -9,7 +9,7 @@ use super::decide::Ask;
 use super::policy::blocked;
 #[cfg(feature = "redis")]
 use super::quota::Quota;
-use super::refusal::Limit;
+use super::refusal::{Limit, Which};
 use super::terms::Terms;
 use crate::clock::Timestamp;
 use crate::outcome::Reason;
@@ -63,7 +63,7 @@ pub(super) fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Den
     known.map_err(|wait| Denial {
         reason: Reason::Fleet,
         limit: Limit::Quota {
-            name: "fleet",
+            which: Which::Fleet,
             quota,
         },
         left: 0,
@@ -74,7 +74,7 @@ pub(super) fn spent(known: Result<(), Duration>, quota: Quota) -> Result<(), Den
 
 #[inline]
 pub(super) fn take(
-    (name, reason): (&'static str, Reason),
+    (which, reason): (Which, Reason),
     bucket: &Bucket,
     cost: u32,
     now: Timestamp,
@@ -82,7 +82,7 @@ pub(super) fn take(
     bucket.take(cost, now).map_err(|wait| Denial {
         reason,
         limit: Limit::Quota {
-            name,
+            which,
             quota: bucket.quota,
         },
         // Who is refused one token has none.

@@ -1,5 +1,6 @@
 //! Requests in flight: what an admitted request holds, up to the end of its body.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use crate::clock::Timestamp;
 const STREAM: Duration = Duration::from_secs(10);
 
 /// What an admitted request holds: places in its caller's count and in the ceiling's. Dropped with the request's
-/// open account.
+/// open account. While it is decided, the seat is only borrowed: who is refused counts no reference.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    seat: Arc<Seat>,
+pub(crate) struct Permit<S: Borrow<Arc<Seat>> = Arc<Seat>> {
+    seat: S,
     in_flight: bool,
     ceiling: bool,
     stream: bool,
@@ -23,8 +24,8 @@ pub(crate) struct Permit {
 /// The caller has as many requests in flight as it may.
 pub(super) struct TooMany;
 
-impl Permit {
-    pub(super) fn new(seat: Arc<Seat>) -> Self {
+impl<S: Borrow<Arc<Seat>>> Permit<S> {
+    pub(super) fn new(seat: S) -> Self {
         Self {
             seat,
             in_flight: false,
@@ -34,7 +35,17 @@ impl Permit {
     }
 
     pub(super) fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+        self.seat.borrow()
+    }
+
+    /// What is held, for as long as the request lasts.
+    pub(super) fn kept(&mut self) -> Permit {
+        Permit {
+            in_flight: std::mem::take(&mut self.in_flight),
+            ceiling: std::mem::take(&mut self.ceiling),
+            stream: std::mem::take(&mut self.stream),
+            seat: Arc::clone(self.seat()),
+        }
     }
 
     pub(super) fn holds_any(&self) -> bool {
@@ -43,8 +54,8 @@ impl Permit {
 
     /// Takes one of the caller's `max` places.
     pub(super) fn take_place(&mut self, max: u32) -> Result<(), TooMany> {
-        if self.seat.in_flight.fetch_add(1, Ordering::AcqRel) >= max {
-            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.seat().in_flight.fetch_add(1, Ordering::AcqRel) >= max {
+            self.seat().in_flight.fetch_sub(1, Ordering::AcqRel);
             return Err(TooMany);
         }
         self.in_flight = true;
@@ -58,7 +69,7 @@ impl Permit {
     /// Gives the caller's place back.
     pub(super) fn leave_place(&mut self) {
         if std::mem::take(&mut self.in_flight) {
-            self.seat.in_flight.fetch_sub(1, Ordering::AcqRel);
+            self.seat().in_flight.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -66,6 +77,20 @@ impl Permit {
         self.ceiling = true;
     }
 
+    fn release(&mut self) {
+        self.leave_place();
+        self.leave_ceiling();
+    }
+
+    /// Gives the place in the ceiling back.
+    pub(super) fn leave_ceiling(&mut self) {
+        if std::mem::take(&mut self.ceiling) {
+            self.seat().room.leave(self.seat());
+        }
+    }
+}
+
+impl Permit {
     /// A frame of a response has passed that began at `begun`. A long response leaves the ceiling's count, and
     /// where the caller has a number of streams of its own, it becomes one of these while there is room. Looks at
     /// the time that another request has read, which is precise enough.
@@ -113,25 +138,13 @@ impl Permit {
             (self.seat, self.in_flight, self.ceiling) = (seat, in_flight, ceiling);
         }
     }
-
-    fn release(&mut self) {
-        self.leave_place();
-        self.leave_ceiling();
-    }
-
-    /// Gives the place in the ceiling back.
-    pub(super) fn leave_ceiling(&mut self) {
-        if std::mem::take(&mut self.ceiling) {
-            self.seat.room.leave(&self.seat);
-        }
-    }
 }
 
-impl Drop for Permit {
+impl<S: Borrow<Arc<Seat>>> Drop for Permit<S> {
     fn drop(&mut self) {
         self.release();
         if self.stream {
-            self.seat.streams.fetch_sub(1, Ordering::AcqRel);
+            self.seat().streams.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! differs.
 
 mod adaptive;
+mod answers;
 mod brake;
 mod bucket;
 mod ceiling;
@@ -15,6 +16,7 @@ mod clamp;
 mod decide;
 mod denial;
 mod fair;
+mod fields;
 #[cfg(feature = "redis")]
 pub(crate) mod fleet;
 mod in_flight;
@@ -28,6 +30,7 @@ mod seat;
 mod shown;
 pub(crate) mod snapshot;
 mod terms;
+mod way;
 mod words;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -35,9 +38,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+pub(crate) use self::answers::Reply;
 pub use self::ceiling::Ceiling;
 use self::clamp::Clamps;
-pub(crate) use self::decide::{Ask, Verdict};
+pub(crate) use self::decide::{Ask, Remembered, Verdict};
 #[cfg(feature = "redis")]
 pub(crate) use self::decide::{Heard, Waiting};
 pub(crate) use self::denial::Denial;
@@ -47,6 +51,7 @@ pub(crate) use self::policy::{OnRunaway, Policies};
 pub use self::policy::{Policy, Scope};
 pub(crate) use self::policy::{Subject, Terms};
 pub use self::quota::{Quota, QuotaError};
+use self::refusal::Refused;
 pub(crate) use self::refusal::{Form, RefusalFn, Style};
 pub use self::refusal::{RateLimitHeaders, Refusal};
 use self::room::Room;
@@ -318,18 +323,18 @@ impl Admission {
 
     /// The answer to a request that is refused.
     #[inline]
-    pub(crate) fn refusal(
+    pub(crate) fn refusal<'c>(
         &self,
         denial: &Denial,
         seat: &Seat,
-        caller: Caller,
+        caller: &'c Caller,
         form: Form,
         now: Timestamp,
-    ) -> Refusal {
+    ) -> Refused<&'c Caller> {
         let told = denial
             .wait
-            .map(|wait| seat.patience.refused(wait, now, fastrand::f64()));
-        Refusal {
+            .map(|wait| seat.patience.refused(wait, now, fastrand::u16(..)));
+        Refused {
             reason: denial.reason,
             status: denial.status,
             retry_after: told.map(|told| told.after),

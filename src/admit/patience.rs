@@ -34,8 +34,8 @@ pub(super) struct Told {
 }
 
 impl Patience {
-    /// A refusal at `now` of a request that could be let in after `wait`, with `jitter` from 0 to 1.
-    pub(super) fn refused(&self, wait: Duration, now: Timestamp, jitter: f64) -> Told {
+    /// A refusal at `now` of a request that could be let in after `wait`, with `jitter` from nothing to all.
+    pub(super) fn refused(&self, wait: Duration, now: Timestamp, jitter: u16) -> Told {
         let due = Timestamp::from_nanos(self.due.load(Ordering::Relaxed));
         if now >= due {
             self.since.store(now.as_nanos(), Ordering::Relaxed);
@@ -47,7 +47,7 @@ impl Patience {
             .min(wait.max(nanos(LONGEST)))
             .max(nanos(SECOND));
         let spread = (least / 2).clamp(nanos(SPREAD), nanos(LONGEST));
-        let jitter = (spread as f64 * jitter.clamp(0.0, 1.0)) as u64;
+        let jitter = spread * u64::from(jitter) / u64::from(u16::MAX);
         let after = Duration::from_nanos(least.saturating_add(jitter));
         let least = Duration::from_nanos(least);
         // One that comes back within a second of its time has waited.
@@ -87,11 +87,11 @@ mod tests {
     fn trap_16_a_herd_is_spread_and_nobody_comes_early() {
         let wait = Duration::from_millis(2_500);
         let told = |jitter| Patience::default().refused(wait, NOW, jitter).after;
-        assert_eq!(told(0.0), wait);
-        assert_eq!(told(1.0), wait + SPREAD);
+        assert_eq!(told(0), wait);
+        assert_eq!(told(u16::MAX), wait + SPREAD);
         let long = Duration::from_secs(20);
         let told = |jitter| Patience::default().refused(long, NOW, jitter).after;
-        assert_eq!((told(0.0), told(1.0)), (long, long + long / 2));
+        assert_eq!((told(0), told(u16::MAX)), (long, long + long / 2));
     }
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
         let mut now = NOW;
         let mut told = Vec::new();
         for _ in 0..1_000 {
-            told.push(patience.refused(Duration::ZERO, now, 0.0));
+            told.push(patience.refused(Duration::ZERO, now, 0));
             now = now + Duration::from_millis(100);
         }
         assert!(told.windows(2).all(|pair| pair[0].after <= pair[1].after));
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(told[100].after, Duration::from_secs(5));
         assert_eq!(told[999].after, LONGEST);
         assert_eq!((told[149].close, told[150].close), (false, true));
-        let waited = patience.refused(Duration::ZERO, now + LONGEST, 0.0);
+        let waited = patience.refused(Duration::ZERO, now + LONGEST, 0);
         assert_eq!(
             waited,
             Told {

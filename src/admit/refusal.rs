@@ -5,6 +5,7 @@
 //! problem types are those of draft-ietf-httpapi-ratelimit-headers-11. To gRPC it is HTTP 200 with status 8 in the
 //! headers, and `grpc-retry-pushback-ms` (gRFC A6): clients take a bare 429 for UNAVAILABLE and try again.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version};
 
+use super::answers::{Look, Reply, again};
+use super::fields;
 use super::patience::whole_seconds;
 use super::quota::Quota;
-use super::words::{Look, Words, with_words};
+use super::words::{Words, with_words};
 use crate::caller::Caller;
 use crate::outcome::Reason;
 
@@ -64,19 +67,62 @@ impl fmt::Debug for Style {
     }
 }
 
+/// Which of a caller's quotas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "a fleet needs Redis")
+)]
+pub(super) enum Which {
+    Quota,
+    Clamp,
+    Group,
+    Runaway,
+    Fleet,
+}
+
+impl Which {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Clamp => "clamp",
+            Self::Group => "group",
+            Self::Runaway => "runaway",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
 /// The limit that was met, as far as its caller may know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Limit {
-    Quota { name: &'static str, quota: Quota },
+    Quota { which: Which, quota: Quota },
     InFlight(u32),
     Ceiling,
     Block,
 }
 
+impl Limit {
+    /// Tells kinds of limits apart, up to eight.
+    #[inline]
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::Quota { which, .. } => which as usize,
+            Self::InFlight(_) => 5,
+            Self::Ceiling => 6,
+            Self::Block => 7,
+        }
+    }
+}
+
 /// A request that is refused, and why. [`Refusal::response`] is the answer unless a closure gives another
 /// ([`Builder::refusal`](crate::Builder::refusal)).
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct Refusal(Refused<Caller>);
+
+/// The same with a caller that may be borrowed: only a closure needs it for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused<C> {
     pub(super) reason: Reason,
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
@@ -84,7 +130,7 @@ pub struct Refusal {
     pub(super) limit: Limit,
     /// Whole tokens that are left.
     pub(super) left: u64,
-    pub(super) caller: Caller,
+    pub(super) caller: C,
     pub(super) head: bool,
     pub(super) http1: bool,
     pub(super) grpc: Option<HeaderValue>,
@@ -120,41 +166,77 @@ impl Refusal {
     /// Why.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.0.reason
     }
 
     /// The status of the answer over HTTP: 429; 503 where the service is full and no caller has had more than its
     /// share within a second; 403 for a caller who is blocked without an end.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// How long the caller is asked to wait; `None` where waiting does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        self.0.retry_after
     }
 
     /// Who is refused.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.0.caller
     }
 
     /// Whether the request is a call of gRPC, whose answer is HTTP 200.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        self.grpc.is_some()
+        self.0.grpc.is_some()
     }
 
     /// The answer that is given unless a closure gives another.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
-        with_words(self.limit, self.status, |words| match &self.grpc {
-            Some(content_type) => self.grpc(content_type, words),
-            None => self.http(words),
+        self.0.reply().into_response(|body| body)
+    }
+}
+
+impl Refused<&Caller> {
+    /// The refusal as a closure sees it.
+    #[cold]
+    pub(crate) fn kept(&self) -> Refusal {
+        Refusal(Refused {
+            reason: self.reason,
+            status: self.status,
+            retry_after: self.retry_after,
+            close: self.close,
+            limit: self.limit,
+            left: self.left,
+            caller: self.caller.clone(),
+            head: self.head,
+            http1: self.http1,
+            grpc: self.grpc.clone(),
+            headers: self.headers,
+            envoy: self.envoy,
         })
+    }
+}
+
+impl<C: Borrow<Caller>> Refused<C> {
+    /// The answer that is given unless a closure gives another.
+    #[inline]
+    pub(crate) fn reply(&self) -> Reply {
+        match &self.grpc {
+            None => self.http(),
+            Some(content_type) => {
+                let response = self.words(|words| self.grpc(content_type, words));
+                Reply::Own(Box::new(response))
+            }
+        }
+    }
+
+    fn words<T>(&self, use_them: impl FnOnce(&Words) -> T) -> T {
+        with_words(self.limit, self.status, use_them)
     }
 
     fn grpc(&self, content_type: &HeaderValue, words: &Words) -> Response<Bytes> {
@@ -167,36 +249,47 @@ impl Refusal {
 
     /// The answer over HTTP: what was said last in the same case is said again.
     #[inline]
-    fn http(&self, words: &mut Words) -> Response<Bytes> {
+    fn http(&self) -> Reply {
         let look = Look {
+            limit: self.limit,
+            status: self.status,
             after: self.retry_after.map(whole_seconds),
             left: self.left,
             close: self.close && self.http1,
             headers: self.headers,
             envoy: self.envoy,
         };
-        let mut response = words.answer(look, self.told_name(), |words| {
-            let mut headers = HeaderMap::with_capacity(FIELDS);
-            let problem = HeaderValue::from_static("application/problem+json");
-            headers.insert(CONTENT_TYPE, problem);
-            if let Some(after) = look.after {
-                headers.insert(RETRY_AFTER, seconds(after));
-            }
-            self.fill_any(&mut headers, words);
-            headers
-        });
-        if self.head {
+        let name = self.told_name();
+        let headers = || self.words(|words| self.headers(look.after, words));
+        let body = || self.words(|words| words.problem(look.after, name)).into();
+        let reply = Reply::Kept(again(look, name, headers, body));
+        if !self.head {
+            return reply;
+        }
+        reply.changed(|response| {
             // Of another answer the server knows the length by its body.
             let length = HeaderValue::from(response.body().len());
             response.headers_mut().insert(CONTENT_LENGTH, length);
             *response.body_mut() = Bytes::new();
+        })
+    }
+
+    #[cold]
+    fn headers(&self, after: Option<u64>, words: &Words) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(FIELDS);
+        let problem = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, problem);
+        if let Some(after) = after.and_then(|after| fields::value(&after.to_string())) {
+            headers.insert(RETRY_AFTER, after);
         }
-        response
+        self.fill_any(&mut headers, words);
+        headers
     }
 
     /// Who only claims a name need not learn what it was taken for.
     fn told_name(&self) -> Option<&str> {
-        self.caller.is_verified().then(|| self.caller.name())
+        let caller = self.caller.borrow();
+        caller.is_verified().then(|| caller.name())
     }
 
     /// What is said over HTTP and to gRPC alike.
@@ -236,7 +329,7 @@ impl Refusal {
         headers.insert(RATELIMIT_POLICY.clone(), policy.clone());
         let after = self.retry_after.map_or(1, whole_seconds);
         let limit = format!("\"{name}\";r={};t={after}", self.left);
-        if let Ok(limit) = HeaderValue::try_from(limit) {
+        if let Some(limit) = fields::value(&limit) {
             headers.insert(RATELIMIT.clone(), limit);
         }
     }
@@ -244,13 +337,3 @@ impl Refusal {
 
 /// Room for the header fields of a refusal.
 const FIELDS: usize = 8;
-
-/// A small number as a field's value, without an allocation.
-fn seconds(seconds: u64) -> HeaderValue {
-    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    let small = usize::try_from(seconds).ok().and_then(|at| SMALL.get(at));
-    small.map_or_else(
-        || HeaderValue::from(seconds),
-        |text| HeaderValue::from_static(text),
-    )
-}

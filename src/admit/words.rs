@@ -1,15 +1,14 @@
-//! What refusals say, kept by every thread: a flood meets the same limit again and again, and to refuse must be cheaper
-//! than to serve.
+//! What refusals say, kept by every thread: a flood meets the same limit again and again.
 
 use std::cell::Cell;
 use std::fmt::Write;
 
-use bytes::Bytes;
+use http::StatusCode;
 use http::header::HeaderValue;
-use http::{HeaderMap, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::refusal::{Limit, RateLimitHeaders};
+use super::fields;
+use super::refusal::Limit;
 
 const TYPES: &str = "https://iana.org/assignments/http-problem-types#";
 
@@ -19,29 +18,25 @@ const GRPC_ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 /// Limits whose words a thread keeps.
 const KEPT: usize = 8;
 
-/// Answers that are kept of a limit, by the seconds that they tell: as many as the jitter of a long wait spreads
-/// over, of less than 1 KiB each.
-const ANSWERS: usize = 32;
-
-thread_local!(static WORDS: Cell<Vec<Box<Words>>> = const { Cell::new(Vec::new()) });
+thread_local!(static WORDS: Cell<Vec<Words>> = const { Cell::new(Vec::new()) });
 
 /// Calls `use_them` with the words of a limit: those that the thread keeps, or new ones.
 #[inline]
 pub(super) fn with_words<T>(
     limit: Limit,
     status: StatusCode,
-    use_them: impl FnOnce(&mut Words) -> T,
+    use_them: impl FnOnce(&Words) -> T,
 ) -> T {
     // Where the thread is being torn down nothing is kept.
     let mut kept = WORDS.try_with(Cell::take).unwrap_or_default();
     let known = kept
         .iter()
         .position(|words| words.status == status && words.limit == limit);
-    let used = match known.and_then(|at| kept.get_mut(at)) {
+    let used = match known.and_then(|at| kept.get(at)) {
         Some(words) => use_them(words),
         None => {
-            let mut words = Box::new(Words::new(limit, status));
-            let used = use_them(&mut words);
+            let words = Words::new(limit, status);
+            let used = use_them(&words);
             if kept.len() >= KEPT {
                 kept.swap_remove(fastrand::usize(..KEPT));
             }
@@ -63,61 +58,11 @@ pub(super) struct Words {
     problem: String,
     /// The same for gRPC.
     pub(super) message: HeaderValue,
-    answers: [Option<Answer>; ANSWERS],
-}
-
-/// What makes the header fields of one answer over HTTP differ from those of another under the same limit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Look {
-    /// Whole seconds.
-    pub(super) after: Option<u64>,
-    pub(super) left: u64,
-    pub(super) close: bool,
-    pub(super) headers: RateLimitHeaders,
-    pub(super) envoy: bool,
-}
-
-/// An answer that was given.
-struct Answer {
-    look: Look,
-    /// Whose name is in the body, if one is.
-    name: Option<Box<str>>,
-    response: Response<Bytes>,
 }
 
 impl Words {
-    /// An answer with a body; `headers` makes its header fields where nothing like it was given before.
-    pub(super) fn answer(
-        &mut self,
-        look: Look,
-        name: Option<&str>,
-        headers: impl FnOnce(&Self) -> HeaderMap,
-    ) -> Response<Bytes> {
-        let at = look.after.unwrap_or(0) as usize % ANSWERS;
-        let known = self.answers.get(at).and_then(Option::as_ref);
-        let alike = known.filter(|answer| answer.look == look);
-        if let Some(answer) = alike.filter(|answer| answer.name.as_deref() == name) {
-            return answer.response.clone();
-        }
-        let headers = match alike {
-            Some(answer) => answer.response.headers().clone(),
-            None => headers(self),
-        };
-        let mut response = Response::new(Bytes::from(self.problem(look.after, name)));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = headers;
-        if let Some(place) = self.answers.get_mut(at) {
-            *place = Some(Answer {
-                look,
-                name: name.map(Into::into),
-                response: response.clone(),
-            });
-        }
-        response
-    }
-
     /// The body: problem details of RFC 9457.
-    fn problem(&self, after: Option<u64>, name: Option<&str>) -> String {
+    pub(super) fn problem(&self, after: Option<u64>, name: Option<&str>) -> String {
         let named = name.map_or(0, |name| 16 + name.len());
         let mut json = String::with_capacity(self.problem.len() + named + 40);
         json.push_str(&self.problem);
@@ -141,7 +86,8 @@ impl Words {
     fn new(limit: Limit, status: StatusCode) -> Self {
         let full = status == StatusCode::SERVICE_UNAVAILABLE;
         let (policy, violated, detail) = match limit {
-            Limit::Quota { name, quota } => {
+            Limit::Quota { which, quota } => {
+                let name = which.as_str();
                 let (count, secs) = quota.window();
                 let policy = format!("\"{name}\";q={count};w={secs}");
                 (
@@ -181,7 +127,7 @@ impl Words {
         if !violated.is_empty() {
             let _ = write!(problem, ",\"violated-policies\":[\"{violated}\"]");
         }
-        let value = |text: &str| HeaderValue::from_str(text).ok();
+        let value = fields::value;
         let message = utf8_percent_encode(&detail, GRPC_ENCODED).to_string();
         Self {
             limit,
@@ -189,7 +135,6 @@ impl Words {
             policy: policy.and_then(|(policy, name)| Some((value(&policy)?, name))),
             problem,
             message: value(&message).unwrap_or(HeaderValue::from_static("refused")),
-            answers: [const { None }; ANSWERS],
         }
     }
 }
@@ -197,39 +142,3 @@ impl Words {
 const REDUCED_CAPACITY: &str =
     "Request cannot be satisfied due to temporary server capacity constraints";
 const QUOTA_EXCEEDED: &str = "Request cannot be satisfied as assigned quota has been exceeded";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_kept_is_what_would_be_said_anew() {
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let limit = Limit::InFlight(7);
-        let look = |turn: u64| Look {
-            after: (!turn.is_multiple_of(5)).then_some(turn % 70),
-            left: turn % 2,
-            close: turn.is_multiple_of(3),
-            headers: RateLimitHeaders::Draft11,
-            envoy: true,
-        };
-        let headers = |look: Look| {
-            let mut headers = HeaderMap::new();
-            headers.insert("look", HeaderValue::try_from(format!("{look:?}")).unwrap());
-            headers
-        };
-        for turn in 0..2_000 {
-            let (look, name) = (
-                look(turn),
-                [None, Some("a"), Some("b\"\\")][turn as usize % 3],
-            );
-            let kept = with_words(limit, status, |words| {
-                words.answer(look, name, |_| headers(look))
-            });
-            let fresh = Words::new(limit, status).problem(look.after, name);
-            assert_eq!(kept.status(), status);
-            assert_eq!(*kept.headers(), headers(look), "{turn}");
-            assert_eq!(kept.into_body(), Bytes::from(fresh), "{turn}");
-        }
-    }
-}

@@ -311,6 +311,15 @@ impl<'h> Identity<'h> {
         matches!(self.name, Name::Borrowed(_) | Name::Inline { .. })
     }
 
+    /// The name, where it is the request's own.
+    #[inline]
+    pub(crate) fn borrowed(&self) -> Option<&'h str> {
+        match self.name {
+            Name::Borrowed(name) => Some(name),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_invalid(&self) -> bool {
         matches!(self.name, Name::Invalid)
     }

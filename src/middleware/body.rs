@@ -1,12 +1,12 @@
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::pipeline::{Ticket, Unwinding};
+use crate::pipeline::Open;
 
 pin_project! {
     /// The response body of [`CallerService`](super::CallerService): the inner one, carrying the open account of
@@ -26,16 +26,16 @@ pin_project! {
         Inner {
             #[pin]
             inner: B,
-            ticket: Option<Ticket>,
+            open: Open,
         },
         Refusal { bytes: Bytes },
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, ticket: Option<Ticket>) -> Self {
+    pub(super) fn new(inner: B, open: Open) -> Self {
         Self {
-            kind: Kind::Inner { inner, ticket },
+            kind: Kind::Inner { inner, open },
         }
     }
 
@@ -58,15 +58,19 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let (mut inner, open) = match self.project().kind.project() {
-            KindProjection::Inner { inner, ticket } => (inner, ticket),
+            KindProjection::Inner { inner, open } => (inner, open),
             KindProjection::Refusal { bytes } if bytes.is_empty() => return Poll::Ready(None),
             KindProjection::Refusal { bytes } => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
         };
-        let polled = ready!(Unwinding::guard(open, || inner.as_mut().poll_frame(cx)));
-        let Some(ticket) = open.as_mut() else {
-            return Poll::Ready(polled);
+        let polled = open.guard(|| inner.as_mut().poll_frame(cx));
+        let Some(ticket) = open.get() else {
+            return polled;
+        };
+        let Poll::Ready(polled) = polled else {
+            ticket.head_goes_out();
+            return Poll::Pending;
         };
         let ended = match &polled {
             Some(Ok(frame)) => {
@@ -74,6 +78,8 @@ where
                     let complete = ticket.data(data.len()) || inner.is_end_stream();
                     if complete {
                         ticket.end(None);
+                    } else {
+                        ticket.head_goes_out();
                     }
                     complete
                 } else if let Some(trailers) = frame.trailers_ref() {
@@ -93,7 +99,7 @@ where
             }
         };
         if ended {
-            *open = None;
+            open.close();
         }
         Poll::Ready(polled)
     }
@@ -118,7 +124,7 @@ impl<B: Default> Default for ResponseBody<B> {
         Self {
             kind: Kind::Inner {
                 inner: B::default(),
-                ticket: None,
+                open: Open::NONE,
             },
         }
     }

@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;
-use crate::caller::Caller;
+use crate::admit::Reply;
 use crate::outcome::ErrorDetail;
-use crate::pipeline::{Ticket, Unwinding};
+use crate::pipeline::Open;
 
 pin_project! {
     /// The response future of [`CallerService`](super::CallerService). Dropping it before it is ready counts the
@@ -28,35 +28,26 @@ pin_project! {
         Inner {
             #[pin]
             inner: F,
-            ticket: Option<Ticket>,
-            echo: Option<(HeaderName, Caller)>,
+            open: Open,
         },
         // Taken by the poll that hands it out.
-        Refused { response: Option<Response<Bytes>> },
+        Refused { reply: Option<Reply> },
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(
-        inner: F,
-        ticket: Option<Ticket>,
-        echo: Option<(HeaderName, Caller)>,
-    ) -> Self {
+    #[inline]
+    pub(super) fn new(inner: F, open: Open) -> Self {
         Self {
-            way: Way::Inner {
-                inner,
-                ticket,
-                echo,
-            },
+            way: Way::Inner { inner, open },
         }
     }
 
     /// The answer to a request that the inner service never sees.
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
+    #[inline]
+    pub(super) fn refused(reply: Reply) -> Self {
         Self {
-            way: Way::Refused {
-                response: Some(response),
-            },
+            way: Way::Refused { reply: Some(reply) },
         }
     }
 }
@@ -69,57 +60,47 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let WayProjection::Inner {
-            ticket: Some(ticket),
-            ..
-        } = self.as_mut().project().way.project()
+        if let WayProjection::Inner { open, .. } = self.as_mut().project().way.project()
+            && let Some(ticket) = open.get()
             && let Some(refused) = ready!(ticket.poll_admission(cx))
         {
             // The inner future, which was never polled, goes; and the account, which is closed.
-            self.project().way.set(Way::Refused { response: None });
-            return Poll::Ready(Ok(refused.map(ResponseBody::refusal)));
+            self.project().way.set(Way::Refused { reply: None });
+            return Poll::Ready(Ok(refused.into_response(ResponseBody::refusal)));
         }
-        let (inner, open, echo) = match self.project().way.project() {
-            WayProjection::Inner {
-                inner,
-                ticket,
-                echo,
-            } => (inner, ticket, echo),
-            WayProjection::Refused { response } => {
-                return match response.take() {
-                    Some(response) => Poll::Ready(Ok(response.map(ResponseBody::refusal))),
+        let (inner, open) = match self.project().way.project() {
+            WayProjection::Inner { inner, open } => (inner, open),
+            WayProjection::Refused { reply } => {
+                return match reply.take() {
+                    Some(reply) => Poll::Ready(Ok(reply.into_response(ResponseBody::refusal))),
                     None => Poll::Pending, // polled again after its end, against the contract of futures
                 };
             }
         };
-        let result = ready!(Unwinding::guard(open, || inner.poll(cx)));
+        let result = ready!(open.guard(|| inner.poll(cx)));
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                if let Some(mut ticket) = open.take() {
+                if let Some(ticket) = open.get() {
                     ticket.fail();
                 }
+                open.close();
                 return Poll::Ready(Err(error));
             }
         };
-        if let Some((name, caller)) = echo.take() {
-            // A caller's name is visible ASCII, which every header value may hold.
-            if let Ok(value) = HeaderValue::from_str(caller.name()) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-        if let Some(ticket) = open {
+        if let Some(ticket) = open.get() {
+            ticket.echo(response.headers_mut());
             let detail = response.extensions().get::<ErrorDetail>();
             let body_ended = response.body().is_end_stream();
             let ended = ticket.response(response.status(), response.headers(), detail);
             // A body that has ended already may never be polled.
             if ended || body_ended {
                 ticket.end(None);
-                *open = None;
+                open.close();
             }
         }
-        let ticket = open.take();
-        Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, ticket))))
+        let open = open.take();
+        Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, open))))
     }
 }
 

@@ -8,7 +8,7 @@ use tower::Service;
 
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
-use crate::pipeline::{Admitted, Entrance, Unwinding};
+use crate::pipeline::{Entrance, Open};
 use crate::upkeep::Upkeep;
 
 /// The service of [`CallerLayer`](super::CallerLayer). Errors are the inner service's own, readiness is forwarded
@@ -45,12 +45,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let (mut ticket, echo) = match self.upkeep.core.admit(&mut request) {
-            Entrance::Pass => (None, None),
-            Entrance::Open(Admitted { ticket, echo }) => (Some(ticket), echo),
+        let mut open = match self.upkeep.core.admit(&mut request) {
+            Entrance::Pass => Open::NONE,
+            Entrance::Open(open) => open,
             Entrance::Refused(response) => return ResponseFuture::refused(response),
         };
-        let inner = Unwinding::guard(&mut ticket, || self.inner.call(request));
-        ResponseFuture::new(inner, ticket, echo)
+        let inner = open.guard(|| self.inner.call(request));
+        ResponseFuture::new(inner, open)
     }
 }

@@ -78,24 +78,25 @@ impl CallerSlot {
         let core = &self.0.core;
         let guarded = core.admission.gate() == Gate::Guarded;
         let (route, now) = (from.lane.route.borrowed(), core.ticker.now());
-        let to = core.registry.place(&who, route, guarded, || None, now);
-        let entry = to.entry.as_ref();
-        let seat = entry
-            .and_then(|entry| core.seat(entry, to.lane.provenance))
-            .cloned();
-        to.lane.start(now);
+        let to = core.registry.place(&who, route, || None, now);
+        let (lane, caller) = (to.lane(), to.caller().clone());
+        let seat = guarded
+            .then(|| core.seat(to.entry(), lane.provenance))
+            .flatten();
+        lane.start(now);
         from.lane.move_away(now);
         if let Some(entry) = &from.tracked {
             entry.move_away();
         }
         *state = State::Moved(Moved {
-            lane: to.lane,
-            tracked: to.tracked,
-            seat,
+            lane: Arc::clone(lane),
+            tracked: to.tracked().cloned(),
+            seat: seat.cloned(),
         });
         drop(state);
-        crate::span::record_caller(to.caller.name());
-        Some(to.caller)
+        to.leave();
+        crate::span::record_caller(caller.name());
+        Some(caller)
     }
 
     /// Ends the time in which an identity may come; returns where the request has moved to.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 
-use super::{Admitted, Core, Entrance};
+use super::{Core, Entrance};
 use crate::caller::Caller;
 
 /// What some servers log where the client went away before the answer.
@@ -23,7 +23,10 @@ impl Core {
     /// Takes a request that ends now through all stages.
     pub(crate) fn replay(self: &Arc<Self>, request: &mut Request<()>, logged: Logged) {
         request.extensions_mut().remove::<Caller>();
-        let Entrance::Open(Admitted { mut ticket, .. }) = self.admit(request) else {
+        let Entrance::Open(mut open) = self.admit(request) else {
+            return;
+        };
+        let Some(ticket) = open.get() else {
             return;
         };
         ticket.began_earlier(logged.took);

@@ -6,7 +6,9 @@ mod grpc_routes;
 mod late;
 #[cfg(feature = "replay")]
 mod logged;
+mod open;
 pub(crate) mod paths;
+mod standing;
 mod ticket;
 #[cfg(feature = "redis")]
 mod waiting;
@@ -17,20 +19,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, header};
 
 pub(crate) use self::exempt::{DEFAULT as DEFAULT_EXEMPT, Exempt};
 use self::grpc_routes::GrpcRoutes;
 pub use self::late::CallerSlot;
 #[cfg(feature = "replay")]
 pub(crate) use self::logged::Logged;
+pub(crate) use self::open::Open;
 use self::paths::Paths;
-pub(crate) use self::ticket::{Ticket, Unwinding};
+use self::standing::InForce;
+pub(crate) use self::standing::Standing;
+use self::ticket::Ticket;
 #[cfg(feature = "redis")]
 use self::waiting::Waiting;
-use crate::admit::{Admission, Ask, Denial, Form, Gate, Refusal, Seat, Subject, Verdict};
+use crate::admit::{Admission, Ask, Denial, Form, Gate, Reply, Seat, Subject, Verdict};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::classify::{Classify, declared_length};
 use crate::clock::{Ticker, Timestamp};
@@ -41,6 +44,7 @@ use crate::registry::entry::{Entry, Trust};
 use crate::registry::faces::Face;
 use crate::registry::versions::Said;
 use crate::registry::{Place, Registry, Who};
+#[cfg(feature = "config")]
 use crate::roster::Roster;
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -59,7 +63,7 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) ticker: Ticker,
     pub(crate) sources: Box<[Box<dyn Identify>]>,
-    pub(crate) standing: ArcSwap<Standing>,
+    standing: InForce,
     pub(crate) route: Option<Box<RouteFn>>,
     pub(crate) late_identity: bool,
     pub(crate) response_header: Option<HeaderName>,
@@ -73,28 +77,14 @@ pub(crate) struct Core {
     hook_panicked: AtomicBool,
 }
 
-/// What the operator may change while requests come in, beside the policies.
-#[derive(Debug)]
-pub(crate) struct Standing {
-    pub(crate) roster: Arc<Roster>,
-    pub(crate) exempt: Exempt,
-}
-
 /// What becomes of a request at the door.
 pub(crate) enum Entrance {
     /// It is none of our business: an outer layer of the same [`Callers`](crate::Callers) has attributed it, or the
     /// switch is off.
     Pass,
-    Open(Admitted),
+    Open(Open),
     /// The answer, without a look at the body and without the inner service.
-    Refused(Response<Bytes>),
-}
-
-/// A request that has been let in.
-pub(crate) struct Admitted {
-    pub(crate) ticket: Ticket,
-    /// The header of the response that tells the caller who it was taken for.
-    pub(crate) echo: Option<(HeaderName, Caller)>,
+    Refused(Reply),
 }
 
 impl Core {
@@ -109,7 +99,7 @@ impl Core {
             registry,
             ticker,
             sources,
-            standing: ArcSwap::from_pointee(standing),
+            standing: InForce::new(standing),
             route: None,
             late_identity: false,
             response_header: None,
@@ -129,7 +119,7 @@ impl Core {
         let roster = Arc::new(roster);
         roster.remember(&self.registry.roster());
         self.registry.set_roster(&roster, self.ticker.now());
-        self.standing.store(Arc::new(Standing { roster, exempt }));
+        self.standing.set(Standing { roster, exempt });
     }
 
     /// Attributes a request, and either opens its account and puts the caller into its extensions, or refuses it.
@@ -143,36 +133,29 @@ impl Core {
             return Entrance::Pass;
         }
         let now = self.ticker.now();
-        let standing = self.standing.load();
+        let held = self.standing.held();
+        let standing = &*held.standing;
         let head = Head::new(request, &standing.roster, now);
         let classify = Classify::new(head.method(), head.headers());
         let (route, learn) = self.route_of(&head, classify);
         let guarded = gate == Gate::Guarded;
         let exempt = standing.exempt.matches(head.uri().path());
-        let place = if exempt {
+        let mut place = if exempt {
             let who = Who::ours(EXEMPT, Source::None);
-            self.registry.place(&who, route, false, || None, now)
+            self.registry.place(&who, route, || None, now)
         } else {
-            self.place(&head, route, guarded, now)
+            self.place(&head, route, now)
         };
-        let Place {
-            lane,
-            tracked,
-            caller,
-            entry,
-        } = place;
         if self.paths.are_watched() {
-            self.paths.note(&lane, head.uri().path());
+            self.paths.note(place.lane(), head.uri().path());
         }
         let mut permit = None;
         let mut would_refuse = None;
         #[cfg(feature = "redis")]
         let mut waiting = None;
-        if let Some(entry) = &entry
-            && let Some(seat) = self.seat(entry, lane.provenance)
-        {
+        let mut terms = std::mem::take(place.terms());
+        if guarded && let Some(seat) = self.seat(place.entry(), place.lane().provenance) {
             let ask = Ask {
-                subject: self.subject(entry, lane.provenance),
                 method: route.method(),
                 template: route.template(),
                 cost: self
@@ -181,27 +164,38 @@ impl Core {
                     .and_then(|cost| self.hook(|| cost(&head))),
                 now,
             };
-            match self.admission.decide(seat, &ask) {
+            let subject = || self.subject(place.entry(), place.lane().provenance);
+            let mut denial = None;
+            let verdict = self
+                .admission
+                .decide(seat, &ask, subject, &mut terms, &mut denial);
+            if let Some(denial) = &denial {
+                place.lane().refuse(denial.reason);
+                if let Some(entry) = place.tracked() {
+                    entry.refuse(denial.reason);
+                }
+                let caller = place.caller();
+                crate::span::record_caller(caller.name());
+                let form = form(&head, classify.is_grpc());
+                let reply = self.refuse(denial, seat, caller, form, now);
+                *place.terms() = terms;
+                place.leave();
+                held.leave();
+                return Entrance::Refused(reply);
+            }
+            match verdict {
                 Verdict::Admit {
                     permit: held,
                     would_refuse: reason,
                 } => (permit, would_refuse) = (held, reason),
-                Verdict::Refuse(denial) => {
-                    lane.refuse(denial.reason);
-                    if let Some(entry) = &tracked {
-                        entry.refuse(denial.reason);
-                    }
-                    crate::span::record_caller(caller.name());
-                    let form = form(&head, classify.is_grpc());
-                    return Entrance::Refused(self.refuse(&denial, seat, caller, form, now));
-                }
+                Verdict::Refuse => {}
                 #[cfg(feature = "redis")]
                 Verdict::Wait(asked) => {
                     waiting = Some(Waiting {
                         core: Arc::clone(self),
                         asked,
                         seat: Arc::clone(seat),
-                        caller: caller.clone(),
+                        caller: place.caller().clone(),
                         form: form(&head, classify.is_grpc()),
                     });
                 }
@@ -220,6 +214,11 @@ impl Core {
             .map_or_else(TraceId::default, |value| {
                 TraceId::in_traceparent(value.as_bytes())
             });
+        *place.terms() = terms;
+        let (lane, tracked) = (Arc::clone(place.lane()), place.tracked().cloned());
+        let caller = place.caller().clone();
+        place.leave();
+        held.leave();
         let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
         ticket.admitted(permit, would_refuse);
         #[cfg(feature = "redis")]
@@ -234,12 +233,11 @@ impl Core {
             request.extensions_mut().insert(slot);
         }
         crate::span::record_caller(caller.name());
-        let echo = self
-            .response_header
-            .clone()
-            .map(|header| (header, caller.clone()));
+        if let Some(header) = &self.response_header {
+            ticket.echo = Some((header.clone(), caller.clone()));
+        }
         request.extensions_mut().insert(caller);
-        Entrance::Open(Admitted { ticket, echo })
+        Entrance::Open(Open::new(ticket))
     }
 
     /// What admission keeps of a caller; `None` for a probe, which is never refused.
@@ -274,29 +272,28 @@ impl Core {
         &self,
         denial: &Denial,
         seat: &Seat,
-        caller: Caller,
+        caller: &Caller,
         form: Form,
         now: Timestamp,
-    ) -> Response<Bytes> {
+    ) -> Reply {
         let refusal = self.admission.refusal(denial, seat, caller, form, now);
-        let mut response = self.answer(&refusal);
+        // The operator's own answer, or ours.
+        let reply = match self.admission.custom() {
+            None => refusal.reply(),
+            Some(custom) => {
+                let kept = refusal.kept();
+                self.hook(|| custom(&kept))
+                    .map_or_else(|| refusal.reply(), |own| Reply::Own(Box::new(own)))
+            }
+        };
         if let Some(name) = &self.response_header
-            && let Ok(value) = HeaderValue::from_str(refusal.caller().name())
+            && let Ok(value) = HeaderValue::from_str(caller.name())
         {
-            response.headers_mut().insert(name, value);
+            return reply.changed(|response| {
+                response.headers_mut().insert(name, value);
+            });
         }
-        response
-    }
-
-    /// The operator's own answer, or ours.
-    #[inline]
-    fn answer(&self, refusal: &Refusal) -> Response<Bytes> {
-        if let Some(custom) = self.admission.custom()
-            && let Some(response) = self.hook(|| custom(refusal))
-        {
-            return response;
-        }
-        refusal.response()
+        reply
     }
 
     /// The route, and whether it is a gRPC method that is not known yet.
@@ -322,36 +319,28 @@ impl Core {
     }
 
     #[inline]
-    fn place(
-        &self,
-        head: &Head<'_>,
-        route: RouteRef<'_>,
-        with_entry: bool,
-        now: Timestamp,
-    ) -> Place {
-        let identity = self.identify(head);
-        let who = match &identity {
-            Some(identity) if identity.is_named() => Who {
-                trust: match identity.provenance() {
-                    Provenance::Verified => Trust::Verified,
-                    _ => Trust::Weaker,
-                },
-                name: identity.name(),
-                provenance: identity.provenance(),
-                source: identity.source(),
-            },
-            Some(identity) if identity.is_invalid() => Who::ours(INVALID, Source::Invalid),
-            Some(identity) => {
-                self.count_face(head);
-                Who::ours(UNKNOWN, identity.source())
-            }
-            None => {
+    fn place(&self, head: &Head<'_>, route: RouteRef<'_>, now: Timestamp) -> Place {
+        let mut rare = None;
+        let who = match self.identify(head, &mut rare) {
+            Found::Borrowed(name, provenance, source) => who(name, provenance, source),
+            Found::Nobody => {
                 self.count_face(head);
                 Who::ours(UNKNOWN, Source::None)
             }
+            Found::Rare => match &rare {
+                Some(identity) if identity.is_named() => {
+                    who(identity.name(), identity.provenance(), identity.source())
+                }
+                Some(identity) if identity.is_invalid() => Who::ours(INVALID, Source::Invalid),
+                identity => {
+                    self.count_face(head);
+                    let source = identity.as_ref().map_or(Source::None, Identity::source);
+                    Who::ours(UNKNOWN, source)
+                }
+            },
         };
         let said = || self.said(head.headers());
-        self.registry.place(&who, route, with_entry, said, now)
+        self.registry.place(&who, route, said, now)
     }
 
     /// What the request says about the version of its caller.
@@ -365,13 +354,32 @@ impl Core {
         Some(Said { text, plain })
     }
 
+    /// What the sources find. What is not borrowed from the request is left in `rare`: it is large, and to move it
+    /// takes longer than all the rest.
     #[inline]
-    fn identify<'h>(&self, head: &'h Head<'_>) -> Option<Identity<'h>> {
-        // A source that panics is broken, not silent: no weaker one is asked.
-        self.sources.iter().find_map(|source| {
-            self.hook(|| source.identify(head))
-                .unwrap_or_else(|| Some(Identity::unknown()))
-        })
+    fn identify<'h>(&self, head: &'h Head<'_>, rare: &mut Option<Identity<'h>>) -> Found<'h> {
+        for source in &self.sources {
+            let found = self.hook(|| match source.identify(head) {
+                None => Found::Nobody,
+                Some(identity) => match identity.borrowed() {
+                    Some(name) => Found::Borrowed(name, identity.provenance(), identity.source()),
+                    None => {
+                        *rare = Some(identity);
+                        Found::Rare
+                    }
+                },
+            });
+            match found {
+                Some(Found::Nobody) => {}
+                Some(found) => return found,
+                // A source that panics is broken, not silent: no weaker one is asked.
+                None => {
+                    *rare = Some(Identity::unknown());
+                    return Found::Rare;
+                }
+            }
+        }
+        Found::Nobody
     }
 
     /// Calls code of the user's. A panic in it is said once, and the request goes on without an answer: an
@@ -399,8 +407,14 @@ impl Core {
     ) -> Option<(String, Provenance)> {
         let roster = self.registry.roster();
         let head = Head::new(request, &roster, now);
-        let identity = self.identify(&head).filter(Identity::is_named)?;
-        let (name, provenance) = (identity.name(), identity.provenance());
+        let mut rare = None;
+        let found = self.identify(&head, &mut rare);
+        let rare = rare.filter(Identity::is_named);
+        let (name, provenance) = match (&found, &rare) {
+            (Found::Borrowed(name, provenance, _), _) => (*name, *provenance),
+            (Found::Rare, Some(identity)) => (identity.name(), identity.provenance()),
+            _ => return None,
+        };
         Some((self.registry.counted_as(name, provenance), provenance))
     }
 
@@ -429,6 +443,26 @@ impl Core {
             agent: agent.map(crate::record::sample::short),
             claimed: claimed.as_ref().map(Identity::name),
         });
+    }
+}
+
+/// What a source has found.
+enum Found<'h> {
+    Nobody,
+    Borrowed(&'h str, Provenance, Source),
+    Rare,
+}
+
+#[inline]
+fn who(name: &str, provenance: Provenance, source: Source) -> Who<'_> {
+    Who {
+        trust: match provenance {
+            Provenance::Verified => Trust::Verified,
+            _ => Trust::Weaker,
+        },
+        name,
+        provenance,
+        source,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::late::{CallerSlot, Moved};
 use super::{Core, grpc_routes};
@@ -33,8 +33,12 @@ pub(crate) struct Ticket {
     trace_id: TraceId,
     pub(super) rare: Option<Box<Rare>>,
     settled: bool,
+    /// The head of the response is there, and its time is not noted yet.
+    head_is_due: bool,
     /// What the request holds of limits, until it ends.
     permit: Option<Permit>,
+    /// The header of the response that tells the caller who it was taken for.
+    pub(super) echo: Option<(HeaderName, Caller)>,
 }
 
 /// Where the request is counted.
@@ -84,7 +88,9 @@ impl Ticket {
             trace_id,
             rare: None,
             settled: false,
+            head_is_due: false,
             permit: None,
+            echo: None,
         }
     }
 
@@ -114,7 +120,7 @@ impl Ticket {
     pub(crate) fn poll_admission(
         &mut self,
         _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<http::Response<bytes::Bytes>>> {
+    ) -> std::task::Poll<Option<crate::admit::Reply>> {
         std::task::Poll::Ready(None)
     }
 
@@ -168,12 +174,7 @@ impl Ticket {
         if let Some(detail) = detail {
             self.rare().detail = Some(detail.clone());
         }
-        let now = self.place.lane.ticker.now();
-        let took = now.since(self.begun);
-        self.place.lane.first_byte(took);
-        if let Some(permit) = &self.permit {
-            permit.answered(took);
-        }
+        self.head_is_due = true;
         let verdict = match classify.response(status, headers, detail) {
             ClassifyResponse::Ended(verdict) => verdict,
             ClassifyResponse::Body(eos) => {
@@ -187,8 +188,39 @@ impl Ticket {
                 eos.end(None)
             }
         };
+        let now = self.place.lane.ticker.now();
         self.settle(verdict, now);
         true
+    }
+
+    /// The server has the head and has asked for the body, of which nothing more is there: the head goes out now. That
+    /// is when it is timed. Of a response that is there at once the time is read once, at its end.
+    #[inline]
+    pub(crate) fn head_goes_out(&mut self) {
+        if self.head_is_due {
+            self.note_head(self.place.lane.ticker.now());
+        }
+    }
+
+    fn note_head(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.head_is_due) {
+            let took = now.since(self.begun);
+            self.place.lane.first_byte(took);
+            if let Some(permit) = &self.permit {
+                permit.answered(took);
+            }
+        }
+    }
+
+    /// Tells the caller who it was taken for, where the service wants that.
+    #[inline]
+    pub(crate) fn echo(&mut self, headers: &mut HeaderMap) {
+        if let Some((name, caller)) = self.echo.take()
+            // A caller's name is visible ASCII, which every header value may hold.
+            && let Ok(value) = HeaderValue::from_str(caller.name())
+        {
+            headers.insert(name, value);
+        }
     }
 
     /// A frame of data has passed. Says whether it was the last, as far as the declared length goes.
@@ -253,6 +285,7 @@ impl Ticket {
         } else {
             None
         };
+        self.note_head(now);
         let lane = &self.place.lane;
         lane.settle(Settlement {
             class,
@@ -306,28 +339,6 @@ impl Drop for Ticket {
         if !self.settled {
             let now = self.place.lane.ticker.now();
             self.settle(Verdict::of(Class::Cancelled), now);
-        }
-    }
-}
-
-/// Ends a request as failed when the code that it guards unwinds.
-pub(crate) struct Unwinding<'a>(&'a mut Option<Ticket>);
-
-impl<'a> Unwinding<'a> {
-    /// Guards what comes next with the open account, if there is one.
-    #[inline]
-    pub(crate) fn guard<T>(ticket: &'a mut Option<Ticket>, f: impl FnOnce() -> T) -> T {
-        let guard = Self(ticket);
-        let done = f();
-        std::mem::forget(guard);
-        done
-    }
-}
-
-impl Drop for Unwinding<'_> {
-    fn drop(&mut self) {
-        if let Some(mut ticket) = self.0.take() {
-            ticket.fail();
         }
     }
 }

@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::Response;
-
 use super::{Core, Ticket};
-use crate::admit::{Form, Heard, Seat};
+use crate::admit::{Form, Heard, Reply, Seat};
 use crate::caller::Caller;
 
 /// What it takes to go on with it, or to refuse it.
@@ -35,7 +32,7 @@ impl Ticket {
 
     /// Waits for the fleet, where the request has to; then the answer, if it is refused.
     #[inline]
-    pub(crate) fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<Bytes>>> {
+    pub(crate) fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
         match &mut self.rare {
             Some(rare) if rare.waiting.is_some() => self.poll_waiting(cx),
             _ => Poll::Ready(None),
@@ -43,7 +40,7 @@ impl Ticket {
     }
 
     #[cold]
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<Bytes>>> {
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
         let place = &mut self.rare().waiting;
         let Some(heard) = place.as_mut().map(|waiting| waiting.poll(cx)) else {
             return Poll::Ready(None);
@@ -60,15 +57,13 @@ impl Ticket {
             form,
         } = waiting;
         let now = core.ticker.now();
-        Poll::Ready(match core.admission.resume(asked, heard) {
-            Ok((permit, would_refuse)) => {
-                self.admitted(permit, would_refuse);
-                None
-            }
-            Err(denial) => {
-                self.refuse(denial.reason, now);
-                Some(core.refuse(&denial, &seat, caller, form, now))
-            }
-        })
+        let mut denial = None;
+        if let Some((permit, would_refuse)) = core.admission.resume(asked, heard, &mut denial) {
+            self.admitted(permit, would_refuse);
+        }
+        Poll::Ready(denial.map(|denial| {
+            self.refuse(denial.reason, now);
+            core.refuse(&denial, &seat, &caller, form, now)
+        }))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::entry::{Entry, Trust};
+use crate::admit::Remembered;
 use crate::caller::{Caller, Provenance, Source};
 use crate::record::lane::Lane;
 use crate::record::route::RouteHash;
@@ -30,7 +31,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) route: RouteHash,
 }
 
-/// What is remembered.
+/// What is remembered. It is taken out while a request is at it, and put back.
+#[derive(Debug)]
 pub(crate) struct Slot {
     hash: u64,
     table: u64,
@@ -46,17 +48,14 @@ pub(crate) struct Slot {
     rowless: bool,
     /// A hash of what the caller said last about its version.
     pub(crate) said: u64,
+    /// Whether there was room for it.
+    pub(crate) keep: bool,
+    /// What applies to the caller, as admission knew it last.
+    pub(crate) terms: Remembered,
 }
 
 /// A hot caller's version is looked at with every so many of its requests.
 const VERSION_EVERY: u32 = 8;
-
-/// What a look-up finds.
-pub(crate) enum Found<'a> {
-    /// The caller, and whether it has just become hot.
-    Hit(&'a mut Slot, bool),
-    Miss,
-}
 
 impl Slot {
     pub(crate) fn new(
@@ -79,6 +78,8 @@ impl Slot {
             caller,
             rowless,
             said: 0,
+            keep: true,
+            terms: Remembered::default(),
         }
     }
 
@@ -86,6 +87,12 @@ impl Slot {
     #[inline]
     pub(crate) fn is_due_for_version(&self) -> bool {
         self.finds < HOT || self.finds.is_multiple_of(VERSION_EVERY)
+    }
+
+    /// Whether this find is the one that makes the caller hot.
+    #[inline]
+    pub(crate) fn became_hot(&self) -> bool {
+        self.finds == HOT
     }
 
     /// The entry, where it counts what its caller has no row for.
@@ -116,7 +123,7 @@ impl Slot {
 const GIVE_AWAY: u32 = 8;
 
 struct Cache {
-    slots: Vec<Option<Slot>>,
+    slots: Vec<Option<Box<Slot>>>,
     misses: u32,
     /// How many of [`DEPARTURES`] this thread knows of.
     departures: u32,
@@ -126,24 +133,41 @@ thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0, departures: 0 }) };
 }
 
-/// Calls `f` with what this thread remembers of `wanted`. `None` where the thread is being torn down.
+/// Takes what this thread remembers of `wanted`; [`put_back`] it. None where the thread is being torn down.
 #[inline]
-pub(crate) fn find<T>(wanted: &Wanted<'_>, f: impl FnOnce(Found<'_>) -> T) -> Option<T> {
+pub(crate) fn take(wanted: &Wanted<'_>) -> Option<Box<Slot>> {
     CACHE
         .try_with(|cache| {
             let mut cache = cache.try_borrow_mut().ok()?;
-            let at = wanted.hash as usize % SLOTS;
-            Some(match cache.slots.get_mut(at) {
-                Some(Some(slot)) if slot.is(wanted) => {
-                    slot.finds = slot.finds.checked_add(1).unwrap_or(HOT + 1);
-                    let became_hot = slot.finds == HOT;
-                    f(Found::Hit(slot, became_hot))
-                }
-                _ => f(Found::Miss),
-            })
+            let place = cache.slots.get_mut(wanted.hash as usize % SLOTS)?;
+            let mut slot = place.take_if(|slot| slot.is(wanted))?;
+            slot.finds = slot.finds.checked_add(1).unwrap_or(HOT + 1);
+            Some(slot)
         })
         .ok()
         .flatten()
+}
+
+/// Puts back what was taken, unless its place is taken by now.
+#[inline]
+pub(crate) fn put_back(slot: Box<Slot>) {
+    if !slot.keep {
+        return;
+    }
+    let left = CACHE.try_with(|cache| {
+        let Ok(mut cache) = cache.try_borrow_mut() else {
+            return Some(slot);
+        };
+        match cache.slots.get_mut(slot.hash as usize % SLOTS) {
+            Some(place @ None) => {
+                *place = Some(slot);
+                None
+            }
+            _ => Some(slot),
+        }
+    });
+    // Dropped only now: the last owner of a table may be in it.
+    drop(left);
 }
 
 /// How often a caller with a row has left a table. That is rare: a recorder cannot forget a series, so replacements
@@ -155,8 +179,8 @@ pub(crate) fn caller_left() {
     DEPARTURES.fetch_add(1, Ordering::Release);
 }
 
-/// Remembers what `slot` makes, at times in the place of something else.
-pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
+/// Whether to remember what hashes to this: its place is free, or given away now.
+pub(crate) fn has_room(hash: u64) -> bool {
     let displaced = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
         let cache = &mut *cache;
@@ -171,13 +195,12 @@ pub(crate) fn remember(hash: u64, slot: impl FnOnce() -> Slot) {
                 slot.take_if(|slot| slot.entry.is_retired());
             }
         }
-        let slots = cache.slots.as_mut_slice();
-        let at = hash as usize % SLOTS;
-        if slots.get(at)?.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
+        let place = cache.slots.get_mut(hash as usize % SLOTS)?;
+        if place.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
             return None;
         }
-        Some(slots.get_mut(at)?.replace(slot()))
+        Some(place.take())
     });
     // Dropped only now: the last owner of a table may be in it.
-    drop(displaced);
+    matches!(displaced, Ok(Some(_)))
 }

@@ -33,12 +33,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use self::cache::{Found, Slot, Wanted};
+use self::cache::{Slot, Wanted};
 use self::entry::{Entry, Trust};
 use self::evict::Places;
 use self::faces::Faces;
 use self::heavy::HeavyHitters;
 use self::versions::{Said, Sightings};
+use crate::admit::Remembered;
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
 use crate::record::lane::{Lane, thread_number};
@@ -108,15 +109,51 @@ impl<'a> Who<'a> {
     }
 }
 
-/// Where a request is counted.
+/// Where a request is counted. Nothing in it is counted by reference for a request that goes no further.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) lane: Arc<Lane>,
+    slot: Box<Slot>,
+    /// The words of a request whose caller has no entry: the slot is that of `__other__`.
+    own: Option<Caller>,
+}
+
+impl Place {
+    fn of(slot: Box<Slot>) -> Self {
+        Self { slot, own: None }
+    }
+
+    #[inline]
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.slot.lane
+    }
+
     /// The entry of a caller who has no row: the lane is one of `__other__`.
-    pub(crate) tracked: Option<Arc<Entry>>,
-    pub(crate) caller: Caller,
-    /// The entry, where it was asked for.
-    pub(crate) entry: Option<Arc<Entry>>,
+    #[inline]
+    pub(crate) fn tracked(&self) -> Option<&Arc<Entry>> {
+        self.slot.tracked()
+    }
+
+    #[inline]
+    pub(crate) fn caller(&self) -> &Caller {
+        self.own.as_ref().unwrap_or(&self.slot.caller)
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.slot.entry
+    }
+
+    /// What admission remembers of the caller.
+    #[inline]
+    pub(crate) fn terms(&mut self) -> &mut Remembered {
+        &mut self.slot.terms
+    }
+
+    /// Ends the look.
+    #[inline]
+    pub(crate) fn leave(self) {
+        cache::put_back(self.slot);
+    }
 }
 
 pub(crate) struct Registry {
@@ -234,7 +271,6 @@ impl Registry {
         &self,
         who: &Who<'_>,
         route: RouteRef<'_>,
-        with_entry: bool,
         said: impl Fn() -> Option<Said<'s>>,
         now: Timestamp,
     ) -> Place {
@@ -248,38 +284,40 @@ impl Registry {
             source: who.source,
             route: route_hash,
         };
-        let found = cache::find(&wanted, |found| match found {
-            Found::Miss => None,
-            Found::Hit(slot, became_hot) => {
-                if became_hot {
-                    slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
-                    slot.caller = slot.caller.detached();
-                }
-                if slot.is_due_for_version()
-                    && let Some(said) = said()
-                {
-                    let hash = self.hash_said(&said);
-                    if slot.said != hash {
-                        slot.said = hash;
-                        self.saw(&slot.entry, &said, now);
-                    }
-                }
-                let tracked = slot.tracked().cloned();
-                Some(Place {
-                    lane: Arc::clone(&slot.lane),
-                    tracked,
-                    caller: slot.caller.clone(),
-                    entry: with_entry.then(|| Arc::clone(&slot.entry)),
-                })
+        let place = match cache::take(&wanted) {
+            Some(mut slot) => {
+                self.found_again(&mut slot, said, now);
+                Place::of(slot)
             }
-        });
-        let place = found
-            .flatten()
-            .unwrap_or_else(|| self.look_up(who, route, &wanted, with_entry, said(), now));
-        if let Some(entry) = &place.tracked {
+            None => self.look_up(who, route, &wanted, said(), now),
+        };
+        if let Some(entry) = place.tracked() {
             self.started_without_row(entry, now);
         }
         place
+    }
+
+    /// What is due for a caller that this thread remembers.
+    #[inline]
+    fn found_again<'s>(
+        &self,
+        slot: &mut Slot,
+        said: impl Fn() -> Option<Said<'s>>,
+        now: Timestamp,
+    ) {
+        if slot.became_hot() {
+            slot.lane = slot.lane.row.own_lane(&slot.lane, thread_number());
+            slot.caller = slot.caller.detached();
+        }
+        if slot.is_due_for_version()
+            && let Some(said) = said()
+        {
+            let hash = self.hash_said(&said);
+            if slot.said != hash {
+                slot.said = hash;
+                self.saw(&slot.entry, &said, now);
+            }
+        }
     }
 
     #[cold]
@@ -288,7 +326,6 @@ impl Registry {
         who: &Who<'_>,
         route: RouteRef<'_>,
         wanted: &Wanted<'_>,
-        with_entry: bool,
         said: Option<Said<'_>>,
         now: Timestamp,
     ) -> Place {
@@ -315,8 +352,8 @@ impl Registry {
                 ..who
             };
             return Place {
-                caller,
-                ..self.place(&others, route, with_entry, || None, now)
+                own: Some(caller),
+                ..self.place(&others, route, || None, now)
             };
         };
         let epoch = entry.epoch();
@@ -334,26 +371,15 @@ impl Registry {
         } else {
             Caller::new(who.name, who.provenance, who.source, self.id)
         };
+        let mut slot = Box::new(Slot::new(wanted, epoch, entry, lane, caller, rowless));
         // A claim of a name that is on the roster is never remembered: it is counted each time.
-        if who.name == wanted.name {
-            cache::remember(wanted.hash, || {
-                let (entry, lane) = (Arc::clone(&entry), Arc::clone(&lane));
-                let mut slot = Slot::new(wanted, epoch, entry, lane, caller.clone(), rowless);
-                if let Some(said) = &said {
-                    slot.said = self.hash_said(said);
-                    self.saw(&slot.entry, said, now);
-                }
-                slot
-            });
+        let keep = who.name == wanted.name && cache::has_room(wanted.hash);
+        if keep && let Some(said) = &said {
+            slot.said = self.hash_said(said);
+            self.saw(&slot.entry, said, now);
         }
-        let kept = with_entry.then(|| Arc::clone(&entry));
-        let tracked = rowless.then_some(entry);
-        Place {
-            lane,
-            tracked,
-            caller,
-            entry: kept,
-        }
+        slot.keep = keep;
+        Place::of(slot)
     }
 
     /// The entry of a caller, which is made if there is room or if the caller is heavy.

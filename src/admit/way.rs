@@ -1,0 +1,213 @@
+//! How far a request has come: which limits it has met, and what it holds of them.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use super::brake::Brake;
+use super::bucket::Bucket;
+use super::decide::Ask;
+use super::denial::{Denial, block, take};
+#[cfg(feature = "redis")]
+use super::fleet;
+use super::policy::Mode;
+use super::refusal::Which;
+#[cfg(feature = "redis")]
+use super::terms::Measure;
+use super::{Permit, Seat, Terms};
+use crate::clock::Timestamp;
+use crate::outcome::Reason;
+
+/// What an admitted request holds, and why it would have been refused.
+pub(super) type Admitted = (Option<Permit>, Option<Reason>);
+
+/// How far a request has come.
+#[derive(Debug)]
+pub(super) struct Way<'d, S: Borrow<Arc<Seat>>> {
+    pub(super) switch: Mode,
+    pub(super) permit: Permit<S>,
+    pub(super) would_refuse: Option<Reason>,
+    /// Why it is refused: written where it is read, since to move it would take longer than to make it.
+    pub(super) denial: &'d mut Option<Denial>,
+    pub(super) taken: Taken,
+    /// What it was held by in a runaway.
+    pub(super) brake: Option<Arc<Brake>>,
+}
+
+/// The request goes no further: [`Way::denial`] says why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Denied;
+
+/// Whether a request has taken tokens, and whether of a limit that is enforced.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    pub(super) cost: u32,
+    pub(super) of_caller: Option<bool>,
+    pub(super) of_clamp: Option<bool>,
+    pub(super) of_group: Option<bool>,
+    pub(super) of_brake: Option<bool>,
+}
+
+impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
+    fn enforces(&self, mode: Mode) -> bool {
+        mode.min(self.switch) == Mode::Enforce
+    }
+
+    /// What a limit finds: refused for good where it is enforced, noted where it is in shadow. A limit in shadow is
+    /// not asked about a request that would not have come so far.
+    #[inline]
+    pub(super) fn meet(
+        &mut self,
+        mode: Mode,
+        check: impl FnOnce(&mut Permit<S>) -> Result<(), Denial>,
+    ) -> Result<(), Denied> {
+        let enforced = self.enforces(mode);
+        if (enforced || self.would_refuse.is_none())
+            && let Err(denial) = check(&mut self.permit)
+        {
+            if enforced {
+                *self.denial = Some(denial);
+                return Err(Denied);
+            }
+            self.would_refuse = Some(denial.reason);
+        }
+        Ok(())
+    }
+
+    /// Takes tokens of a bucket. Says whether any were taken, and whether of a limit that is enforced.
+    #[inline]
+    fn spend(
+        &mut self,
+        mode: Mode,
+        limit: (Which, Reason),
+        bucket: &Bucket,
+        now: Timestamp,
+    ) -> (Option<bool>, Result<(), Denied>) {
+        let (cost, enforced) = (self.taken.cost, self.enforces(mode));
+        let mut taken = None;
+        let met = self.meet(mode, |_| {
+            take(limit, bucket, cost, now)?;
+            taken = Some(enforced);
+            Ok(())
+        });
+        (taken, met)
+    }
+
+    /// The caller's own limits, and what its provenance shares.
+    #[inline]
+    pub(super) fn own_limits(
+        &mut self,
+        terms: &Terms,
+        bucket: Option<&Bucket>,
+        ask: &Ask<'_>,
+    ) -> Result<(), Denied> {
+        if !terms.allow && terms.block.is_some() {
+            self.meet(terms.mode, |_| block(terms, ask))?;
+        }
+        if let (false, Some(bucket)) = (terms.allow, bucket) {
+            let (taken, met) =
+                self.spend(terms.mode, (Which::Quota, Reason::Quota), bucket, ask.now);
+            self.taken.of_caller = taken;
+            met?;
+        }
+        if let Some(bucket) = terms.clamp() {
+            let (taken, met) = self.spend(
+                Mode::Enforce,
+                (Which::Clamp, Reason::Quota),
+                bucket,
+                ask.now,
+            );
+            self.taken.of_clamp = taken;
+            met?;
+        }
+        if terms.allow {
+            return Ok(());
+        }
+        if let Some(max) = terms.max_in_flight {
+            self.meet(terms.mode, |permit| {
+                permit.take_place(max).map_err(|_| Denial::in_flight(max))
+            })?;
+        }
+        if let Some((bucket, mode)) = &terms.total {
+            let (taken, met) = self.spend(*mode, (Which::Group, Reason::Quota), bucket, ask.now);
+            self.taken.of_group = taken;
+            met?;
+        }
+        Ok(())
+    }
+
+    /// The quota that all replicas share, where it has to be asked.
+    #[cfg(feature = "redis")]
+    pub(super) fn must_ask<'t>(
+        &self,
+        terms: &Terms,
+        measure: Measure<'t>,
+    ) -> Option<&'t Arc<fleet::Cell>> {
+        match measure {
+            Measure::Fleet(cell) => {
+                let asked = self.enforces(terms.mode) || self.would_refuse.is_none();
+                (asked && !terms.allow).then_some(cell)
+            }
+            _ => None,
+        }
+    }
+
+    /// What a runaway is held to.
+    pub(super) fn brake(&mut self, brake: &Arc<Brake>, now: Timestamp) -> Result<(), Denied> {
+        let limit = (Which::Runaway, Reason::Runaway);
+        let (taken, met) = self.spend(brake.mode, limit, &brake.bucket, now);
+        self.taken.of_brake = taken;
+        self.brake = Some(Arc::clone(brake));
+        met?;
+        match brake.max_in_flight {
+            Some(max) if !self.permit.has_place() => self.meet(brake.mode, |permit| {
+                let place = permit.take_place(max);
+                place.map_err(|_| Denial::in_flight(max).of_runaway())
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refusals consume nothing; in shadow, what would be refused does not either.
+    fn give_back(&self, terms: &Terms, bucket: Option<&Bucket>, wanted: impl Fn(bool) -> bool) {
+        let Taken {
+            cost,
+            of_caller,
+            of_clamp,
+            of_group,
+            of_brake,
+        } = self.taken;
+        let brake = self.brake.as_deref().map(|brake| &brake.bucket);
+        let taken = [of_caller, of_clamp, of_group, of_brake];
+        if taken.iter().all(Option::is_none) {
+            return;
+        }
+        let buckets = [bucket, terms.clamp(), terms.total_bucket(), brake];
+        for (taken, bucket) in taken.into_iter().zip(buckets) {
+            if let (Some(enforced), Some(bucket)) = (taken, bucket)
+                && wanted(enforced)
+            {
+                bucket.give_back(cost);
+            }
+        }
+    }
+
+    /// What is held, and what is given back; nothing is held of a request that is refused.
+    #[inline]
+    pub(super) fn end(&mut self, terms: &Terms, bucket: Option<&Bucket>) -> Option<Admitted> {
+        if self.denial.is_some() {
+            self.give_back(terms, bucket, |_| true);
+            return None;
+        }
+        if self.would_refuse.is_some() {
+            self.give_back(terms, bucket, |enforced| !enforced);
+            if !self.enforces(terms.mode) {
+                self.permit.leave_place();
+            }
+            if terms.ceiling.is_some_and(|mode| !self.enforces(mode)) {
+                self.permit.leave_ceiling();
+            }
+        }
+        let permit = self.permit.holds_any().then(|| self.permit.kept());
+        Some((permit, self.would_refuse))
+    }
+}
