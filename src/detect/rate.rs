@@ -432,11 +432,8 @@ mod tests {
 
     fn steady() -> Rate {
         let mut rate = Rate::default();
-        assert!(
-            run(&mut rate, 1200, |tick| [0.0, 1.0, 1.0, 2.0]
-                [tick as usize % 4])
-            .is_none()
-        );
+        let calm = |tick: u32| [0.0, 1.0, 1.0, 2.0][tick as usize % 4];
+        assert!(run(&mut rate, 1200, calm).is_none());
         rate
     }
 
