@@ -61,7 +61,7 @@ pub(crate) const METRICS: [(&str, Kind, Unit, &str); 27] = [
         FIRST_BYTE,
         Kind::Histogram,
         Unit::Seconds,
-        "Time from the head of the request to the head of the response.",
+        "Time from the head of the request to the first frame of the response, or to its head where no frame is ready.",
     ),
     (
         ROUTE_REQUESTS,

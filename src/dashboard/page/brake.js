@@ -284,7 +284,7 @@ export class Brake {
     const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
-    const scope = latest?.scope === "fleet" ? "This acts on all replicas." : `This acts on this replica only (${latest?.instance}).`;
+    const scope = latest?.scope === "fleet" ? "This acts on all replicas; a rate holds on each of them." : `This acts on this replica only (${latest?.instance}).`;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
     const form = el(
       "form",
