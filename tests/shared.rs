@@ -264,6 +264,40 @@ fn what_is_announced_or_in_hand_on_one_replica_wakes_nobody_on_another() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_only_another_replica_has_seen_can_be_held_from_here() {
+    let redis = Redis::start();
+    let [a, b] = shared(&redis).await;
+    a.send("x-client-id", "only-there", 200, 1).await;
+    let hold = |caller: &str| json!({"caller": caller, "seconds": 600, "quota": "1/h"});
+    assert_eq!(
+        act(&b, "clamp", hold("only-there")).await.status,
+        404,
+        "alone"
+    );
+    up(&[&a, &b]).await;
+    let answer = act(&b, "clamp", hold("only-there")).await;
+    assert_eq!(
+        (answer.status, &answer.json()["scope"]),
+        (200, &json!("fleet"))
+    );
+    until(&[&a, &b], "clamped there", || {
+        said(&a, "held, as on the other")
+    });
+    let both = [
+        status(&a, "only-there").await,
+        status(&a, "only-there").await,
+    ];
+    assert_eq!(both, [200, 429]);
+    let both = [
+        status(&b, "only-there").await,
+        status(&b, "only-there").await,
+    ];
+    assert_eq!(both, [200, 429], "also where it comes for the first time");
+    let no_name = json!({"caller": "no name\n", "seconds": 600, "quota": "1/h"});
+    assert_eq!(act(&b, "clamp", no_name).await.status, 404);
+}
+
 #[tokio::test]
 async fn a_clamp_that_came_by_itself_is_shown_and_a_person_can_end_it() {
     let mut world = World::new(|builder| {
