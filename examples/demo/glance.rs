@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use callerid::events::{Body, Event, Kind};
+use callerid::events::{Body, Change, Event, Kind};
 use callerid::snapshot::{CallerSnapshot, RouteSnapshot};
 use callerid::{Callers, Class, Snapshot};
 
@@ -44,8 +44,12 @@ impl Open {
             (Kind::Crowd, ..) => "-- everybody sends more".to_owned(),
             (Kind::CrowdEnded, ..) => "-- everybody sends as usual".to_owned(),
             (Kind::Pin, _, Some(pin)) => {
-                let version = clean(pin.version.as_deref().unwrap_or("something"));
-                format!("-- {who} has deployed {version}")
+                let what = pin.version.as_deref().or(pin.text.as_deref());
+                let what = clean(what.unwrap_or("something"));
+                match pin.pin {
+                    Change::Deploy => format!("-- {who} has deployed {what}"),
+                    kind => format!("-- {who} has changed something ({}): {what}", kind.as_str()),
+                }
             }
             (_, _, None) => {
                 let Body::Policy { change, author, .. } = &event.body else {

@@ -88,14 +88,14 @@ impl From<ChangeError> for Problem {
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!(
-                        "{error}; nothing was changed here (with \"keep\": false a brake is set on this replica at once)"
+                        "{error}; nothing was changed here (a brake with \"keep\": false is set on this replica at once)"
                     ),
                 )
             }
             ChangeError::Keep(_) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 format!(
-                    "{error}; nothing was changed (with \"keep\": false it is done until the next restart)"
+                    "{error}; nothing was changed (a brake with \"keep\": false is set until the next restart)"
                 ),
             ),
         }
