@@ -10,10 +10,10 @@ use crate::admit::fleet::{Part, Trouble};
 use crate::admit::{Mode, Scope};
 use crate::caller::{EXEMPT, OTHER, Provenance};
 use crate::pipeline::Core;
-use crate::record::changes::ChangeHandles;
 #[cfg(feature = "redis")]
 use crate::record::handles::CounterHandle;
 use crate::record::handles::{Flush, GaugeHandle};
+use crate::record::last_pins::LastPinHandles;
 use crate::record::names;
 use crate::roster::{Account, Key, Roster};
 use crate::upkeep::Upkeep;
@@ -30,7 +30,7 @@ pub(crate) struct Gauges {
     info: HashMap<[String; 5], GaugeHandle>,
     /// By caller and id.
     keys: HashMap<(String, String), GaugeHandle>,
-    ours: ChangeHandles,
+    ours: LastPinHandles,
     #[cfg(feature = "redis")]
     has_fleet: bool,
     #[cfg(feature = "redis")]
@@ -60,7 +60,7 @@ impl Gauges {
             told: None,
             info: HashMap::new(),
             keys: HashMap::new(),
-            ours: ChangeHandles::default(),
+            ours: LastPinHandles::default(),
             #[cfg(feature = "redis")]
             has_fleet: false,
             #[cfg(feature = "redis")]

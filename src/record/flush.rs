@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use metrics::Label;
 
-use super::changes::ChangeHandles;
 use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle};
 use super::histogram::Histogram;
 use super::lane::Lane;
+use super::last_pins::LastPinHandles;
 use super::names;
 use super::route::{Route, RouteRef};
 use super::row::Row;
@@ -59,7 +59,7 @@ pub(crate) struct RowHandles {
     runaways: Vec<RunawayHandles>,
     /// Made when the caller runs away for the first time.
     pages: Option<GaugeHandle>,
-    changes: ChangeHandles,
+    last_pins: LastPinHandles,
 }
 
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl RowHandles {
                 })
                 .collect(),
             pages: None,
-            changes: ChangeHandles::default(),
+            last_pins: LastPinHandles::default(),
             seen: Totals::default(),
             first_bytes: 0,
             born: false,
@@ -190,7 +190,7 @@ impl RowHandles {
             News::Changed => self.tell(reading, flush),
         }
         self.tell_runaways(row, flush);
-        self.changes.tell(&self.label, &row.changes, flush);
+        self.last_pins.tell(&self.label, &row.last_pins, flush);
     }
 
     /// Whether it is time for histograms. They cost most of a flush, and a scrape finds the counters sooner.

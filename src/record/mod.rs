@@ -2,11 +2,11 @@
 //! series ([`window`]), the last failures ([`sample`]), and the [`flush`] to the `metrics` facade ([`handles`]).
 
 pub(crate) mod bounded;
-pub(crate) mod changes;
 pub(crate) mod flush;
 pub(crate) mod handles;
 pub(crate) mod histogram;
 pub(crate) mod lane;
+pub(crate) mod last_pins;
 pub(crate) mod names;
 pub(crate) mod route;
 pub(crate) mod row;

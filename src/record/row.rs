@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::bounded::Bounded;
-use super::changes::Changes;
 use super::flush::RowHandles;
 use super::histogram::Histogram;
 use super::lane::{Lane, SHARED};
+use super::last_pins::LastPins;
 use super::route::{Route, RouteHash, RouteRef};
 use super::sample::{DETAILS, Detail, FailedRequest, Samples};
 use super::totals::{Totals, totals};
@@ -79,7 +79,7 @@ pub(crate) struct Row {
     series: Mutex<Series>,
     handles: Mutex<RowHandles>,
     pub(crate) runaways: Runaways,
-    pub(crate) changes: Changes,
+    pub(crate) last_pins: LastPins,
 }
 
 /// Takes a lock whether or not a thread panicked with it: the counts behind it are whole at any time.
@@ -98,7 +98,7 @@ impl Row {
             series: Mutex::default(),
             handles: Mutex::new(RowHandles::new(label)),
             runaways: Runaways::default(),
-            changes: Changes::default(),
+            last_pins: LastPins::default(),
         }
     }
 

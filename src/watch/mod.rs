@@ -26,7 +26,7 @@ use crate::detect::memory::StateError;
 use crate::detect::{self, Detector, Tick};
 use crate::events::{Body, Change, Event, EventLog, Finding, Kind, Pin};
 use crate::pipeline::Core;
-use crate::record::changes::Changes;
+use crate::record::last_pins::LastPins;
 use crate::record::row::lock;
 use crate::registry::entry::Entry;
 use crate::registry::versions::Sighting;
@@ -36,7 +36,7 @@ use crate::registry::versions::Sighting;
 pub(crate) struct Watch {
     pub(crate) log: EventLog,
     /// What we changed ourselves.
-    pub(crate) ours: Changes,
+    pub(crate) ours: LastPins,
     inner: Mutex<Inner>,
 }
 
@@ -58,7 +58,7 @@ impl Watch {
     pub(crate) fn new(log: EventLog) -> Self {
         Self {
             log,
-            ours: Changes::default(),
+            ours: LastPins::default(),
             inner: Mutex::default(),
         }
     }
@@ -107,7 +107,7 @@ impl Watch {
             Some(caller) => {
                 let entry = core.registry.named(caller);
                 if let Some(row) = entry.as_ref().and_then(|entry| entry.row()) {
-                    row.changes.note(pin.pin, t);
+                    row.last_pins.note(pin.pin, t);
                 }
             }
         }
@@ -150,7 +150,7 @@ impl Watch {
         let Sighting { entry, version, at } = sighting;
         inner.detector.deployed(entry.name(), version, *at);
         if let Some(row) = entry.row() {
-            row.changes.note(Change::Deploy, at.as_secs_f64());
+            row.last_pins.note(Change::Deploy, at.as_secs_f64());
         }
         let name = shown(core, entry);
         let pin = Pin::new(Change::Deploy).caller(&name).version(version);

@@ -10,13 +10,13 @@ use crate::events::Change;
 
 /// The last change of each kind, in Unix seconds.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
+pub(crate) struct LastPins {
     last: [AtomicU64; Change::ALL.len()],
     /// Most callers have none.
     any: AtomicBool,
 }
 
-impl Changes {
+impl LastPins {
     /// Notes one; an earlier one than what is known is history.
     pub(crate) fn note(&self, change: Change, t: f64) {
         if let (Some(last), true) = (self.last.get(change as usize), t > 0.0 && t.is_finite()) {
@@ -36,15 +36,15 @@ impl Changes {
 
 /// The handles of these times, each made when there is one.
 #[derive(Debug, Default)]
-pub(crate) struct ChangeHandles([Option<GaugeHandle>; Change::ALL.len()]);
+pub(crate) struct LastPinHandles([Option<GaugeHandle>; Change::ALL.len()]);
 
-impl ChangeHandles {
+impl LastPinHandles {
     /// `caller` is empty for what is ours.
-    pub(crate) fn tell(&mut self, caller: &str, changes: &Changes, flush: &Flush<'_>) {
-        if !changes.any.load(Ordering::Acquire) {
+    pub(crate) fn tell(&mut self, caller: &str, pins: &LastPins, flush: &Flush<'_>) {
+        if !pins.any.load(Ordering::Acquire) {
             return;
         }
-        for ((handle, t), change) in self.0.iter_mut().zip(changes.read()).zip(Change::ALL) {
+        for ((handle, t), change) in self.0.iter_mut().zip(pins.read()).zip(Change::ALL) {
             if t > 0.0 {
                 let labels = || {
                     let caller = Label::new("caller", caller.to_owned());
@@ -64,10 +64,10 @@ mod tests {
 
     #[test]
     fn the_last_change_is_the_latest_and_not_what_was_said_last() {
-        let changes = Changes::default();
+        let pins = LastPins::default();
         for t in [100.5, 300.25, 200.0, -1.0, f64::NAN, f64::INFINITY] {
-            changes.note(Change::Flag, t);
+            pins.note(Change::Flag, t);
         }
-        assert_eq!(changes.read(), [0.0, 300.25, 0.0, 0.0, 0.0]);
+        assert_eq!(pins.read(), [0.0, 300.25, 0.0, 0.0, 0.0]);
     }
 }
