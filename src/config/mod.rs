@@ -171,12 +171,7 @@ impl Contents {
         {
             self.fleet = None;
         }
-        let policies = &mut self.policies;
-        let tables = std::iter::once(&mut policies.default)
-            .chain(&mut policies.provenance)
-            .chain(policies.tiers.values_mut())
-            .chain(self.accounts.iter_mut().map(|account| &mut account.policy));
-        for policy in tables {
+        for policy in tables_mut(&mut self.policies, &mut self.accounts) {
             policy.scope = policy.scope.map(|_| crate::admit::Scope::Instance);
         }
     }
@@ -248,6 +243,17 @@ impl Policy {
     }
 }
 
+/// Every table of limits, before those of callers are among the policies.
+fn tables_mut<'a>(
+    policies: &'a mut Policies,
+    accounts: &'a mut [Account],
+) -> impl Iterator<Item = &'a mut Policy> {
+    std::iter::once(&mut policies.default)
+        .chain(&mut policies.provenance)
+        .chain(policies.tiers.values_mut())
+        .chain(accounts.iter_mut().map(|account| &mut account.policy))
+}
+
 /// What a running table remembers of its configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
@@ -279,12 +285,7 @@ impl Base {
     /// What is left of it by now: no file could mend an end that the program gave, and that has come.
     fn at(&self, now: Timestamp) -> Self {
         let mut base = self.clone();
-        let policies = &mut base.policies;
-        let tables = std::iter::once(&mut policies.default)
-            .chain(&mut policies.provenance)
-            .chain(policies.tiers.values_mut())
-            .chain(base.accounts.iter_mut().map(|account| &mut account.policy));
-        for policy in tables {
+        for policy in tables_mut(&mut base.policies, &mut base.accounts) {
             policy.end_block(now);
         }
         base
