@@ -529,6 +529,15 @@ async fn a_redis_that_comes_back_empty_is_told_again() {
     assert_ne!(status(&a, "loud").await, 200);
 }
 
+/// The status alone, of the fleet of the demos.
+fn status_alone(redis: &Redis) -> Demo {
+    let mut status = Command::new(build("status"));
+    status
+        .args(["--fleet", "demo", "127.0.0.1:0"])
+        .env("REDIS_URL", redis.url());
+    Demo::ready(Running::start(&mut status))
+}
+
 #[test]
 fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
     let mut redis = Redis::start();
@@ -559,18 +568,8 @@ fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
     demo.running.signal("KILL");
     drop(demo);
 
-    let mut status = Command::new(build("status"));
-    status
-        .args(["--fleet", "demo", "127.0.0.1:0"])
-        .env("REDIS_URL", redis.url());
-    let status = Running::start(&mut status);
-    let line = status.line().unwrap();
-    let address = line
-        .strip_prefix("listening on http://")
-        .unwrap()
-        .parse()
-        .unwrap();
-    let get = |path: &str| call(address, "GET", path, &[], "");
+    let status = status_alone(&redis);
+    let get = |path: &str| call(status.address, "GET", path, &[], "");
     let summary: Value = serde_json::from_str(&get("/summary.json").body).unwrap();
     assert_eq!(summary["page"]["name"], "prices-demo");
     let incident = &summary["incidents"][0];
@@ -610,14 +609,8 @@ fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
     programs::until("it is nonsense", || stale("makes no sense"));
     // Who never knew anything says so.
     drop(status);
-    let mut status = Command::new(build("status"));
-    status
-        .args(["--fleet", "demo", "127.0.0.1:0"])
-        .env("REDIS_URL", redis.url());
-    let status = Running::start(&mut status);
-    let line = status.line().unwrap();
-    let address = line.strip_prefix("listening on http://").unwrap();
-    let never = call(address.parse().unwrap(), "GET", "/summary.json", &[], "");
+    let status = status_alone(&redis);
+    let never = call(status.address, "GET", "/summary.json", &[], "");
     assert_eq!(never.status, 503, "{}", never.body);
 }
 
