@@ -209,17 +209,12 @@ fn runaway(_: u64) -> (&'static str, String) {
     ("x-client-id", "runaway".to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_caller_floods_a_ceiling() {
+async fn one_caller_floods(h2: bool) {
     let (address, callers) = serve(ceiling).await;
-    let told = beside_a_flood(address, 100, false, runaway).await;
+    let told = beside_a_flood(address, 100, h2, runaway).await;
     assert_conserved(&callers, "runaway", &told);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_caller_floods_a_quota() {
     let (address, callers) = serve(quota).await;
-    let told = beside_a_flood(address, 100, false, runaway).await;
+    let told = beside_a_flood(address, 100, h2, runaway).await;
     assert_conserved(&callers, "runaway", &told);
     assert!(
         QUOTA.contains(&told.served.load(Ordering::Relaxed)),
@@ -228,14 +223,13 @@ async fn one_caller_floods_a_quota() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_caller_floods_a_quota_over_one_h2_connection() {
-    let (address, callers) = serve(quota).await;
-    let told = beside_a_flood(address, 100, true, runaway).await;
-    assert_conserved(&callers, "runaway", &told);
-    assert!(
-        QUOTA.contains(&told.served.load(Ordering::Relaxed)),
-        "{told:?}"
-    );
+async fn one_caller_floods_a_ceiling_and_a_quota() {
+    one_caller_floods(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_caller_floods_a_ceiling_and_a_quota_over_one_h2_connection() {
+    one_caller_floods(true).await;
 }
 
 /// A hundred instances of one caller, a connection each, that ask until they have had five answers.
@@ -261,13 +255,6 @@ async fn a_herd_comes_back_to_a_quota() {
         QUOTA.contains(&told.served.load(Ordering::Relaxed)),
         "{told:?}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_caller_floods_over_one_h2_connection() {
-    let (address, callers) = serve(ceiling).await;
-    let told = beside_a_flood(address, 100, true, runaway).await;
-    assert_conserved(&callers, "runaway", &told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
