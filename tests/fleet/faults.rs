@@ -4,13 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::hostile::parrot;
 use crate::outages::{all_are, calmly, is_whole, is_whole_soon, troubles};
 use crate::programs::{Demo, until};
-use crate::server::Redis;
+use crate::server::{Redis, calls};
 use crate::sharing::{degraded, replica};
 
 /// A quota whose tokens do not come back while a test runs.
@@ -109,7 +109,7 @@ impl Trap {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (questions, die) = (Arc::new(AtomicU32::new(0)), Arc::new(die));
-        let count = Arc::clone(&questions);
+        let (count, asked) = (Arc::clone(&questions), Arc::new(AtomicUsize::new(0)));
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // While nobody is there, nobody answers here.
@@ -119,12 +119,15 @@ impl Trap {
                 let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 thread::spawn(move || pass(back.0, back.1, |_| true));
                 let (count, die) = (Arc::clone(&count), Arc::clone(&die));
+                let asked = Arc::clone(&asked);
                 let mut told = server.try_clone().unwrap();
                 let hang_up = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 thread::spawn(move || {
                     pass(client, server, |question| {
-                        let spends = question.windows(7).any(|word| word == b"EVALSHA");
-                        if !spends || count.fetch_add(1, Ordering::SeqCst) + 1 != at {
+                        let scripts = question.windows(7).filter(|word| word == b"EVALSHA");
+                        let scripts = scripts.count();
+                        let asked = asked.fetch_add(scripts, Ordering::SeqCst) + scripts;
+                        if scripts == 0 || count.fetch_add(1, Ordering::SeqCst) + 1 != at {
                             return true;
                         }
                         let _ = hang_up.1.shutdown(Shutdown::Write);
@@ -132,7 +135,9 @@ impl Trap {
                             // It is done, and nobody hears of it.
                             let _ = told.write_all(question);
                             let _ = told.flush();
-                            thread::sleep(std::time::Duration::from_millis(5));
+                            until("it is done", || {
+                                (calls(redis, "evalsha") >= asked).then_some(())
+                            });
                         } else {
                             let _ = told.write_all(&question[..question.len() / 2]);
                         }

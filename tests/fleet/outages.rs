@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use callerid::Quota;
 
 use crate::programs::{Demo, Running, demo, until};
-use crate::server::Redis;
+use crate::server::{Redis, calls};
 use crate::sharing::{degraded, flood, get, replica};
 
 const POLICIES: &str = "[default]\nquota = \"60/s\"\n[caller.calm]\nquota = \"2000/s\"\n";
@@ -128,15 +128,7 @@ fn while_nobody_answers_each_has_its_share() {
     ];
     // Both have counted both, which they do once a second.
     until("both are counted twice", || {
-        let stats = redis.say(&["INFO", "commandstats"]).join("\n");
-        let zcard = stats
-            .lines()
-            .find(|line| line.starts_with("cmdstat_zcard:calls="))?;
-        let calls = zcard
-            .trim_start_matches("cmdstat_zcard:calls=")
-            .split(',')
-            .next()?;
-        (calls.parse::<u32>().ok()? >= 6).then_some(())
+        (calls(redis.port, "zcard") >= 6).then_some(())
     });
     redis.kill();
     all_are(&demos, "the loss is said", true);

@@ -90,21 +90,7 @@ impl Redis {
 
     /// The same to one command after the other, over one connection.
     pub(crate) fn say_all(&self, commands: &[&[&str]]) -> Vec<String> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        let mut answers = BufReader::new(stream);
-        let mut said = Vec::new();
-        for words in commands {
-            let mut command = format!("*{}\r\n", words.len());
-            for word in *words {
-                write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
-            }
-            answers.get_mut().write_all(command.as_bytes()).unwrap();
-            said.extend(read(&mut answers));
-        }
-        said
+        say_to(self.port, commands)
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {
@@ -117,6 +103,34 @@ impl Redis {
         keys.filter(|key| !key.ends_with(":replicas") && !key.ends_with(":shared"))
             .collect()
     }
+}
+
+/// What the server of this port says to one command after the other.
+fn say_to(port: u16, commands: &[&[&str]]) -> Vec<String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut answers = BufReader::new(stream);
+    let mut said = Vec::new();
+    for words in commands {
+        let mut command = format!("*{}\r\n", words.len());
+        for word in *words {
+            write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
+        }
+        answers.get_mut().write_all(command.as_bytes()).unwrap();
+        said.extend(read(&mut answers));
+    }
+    said
+}
+
+/// How often the server of this port was given a command.
+pub(crate) fn calls(port: u16, command: &str) -> usize {
+    let stats = say_to(port, &[&["INFO", "commandstats"]]).join("\n");
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+    let calls = calls.and_then(|rest| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 fn read(from: &mut impl BufRead) -> Vec<String> {
