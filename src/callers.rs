@@ -243,7 +243,8 @@ impl Callers {
     }
 
     /// Announces that a caller will send up to `factor` times its usual load for a while: what it does then is said,
-    /// with [`Finding::expected`](crate::events::Finding::expected), and wakes nobody.
+    /// with [`Finding::expected`](crate::events::Finding::expected), and wakes nobody. Where it goes on when that is
+    /// over, or becomes more, it is said again, and pages.
     pub fn expect(&self, caller: &str, factor: f64, lasting: Duration) {
         let until = self.upkeep.core.ticker.now() + lasting;
         self.upkeep.watch.expect(Expectation {

@@ -61,6 +61,21 @@ impl Detector {
         })
     }
 
+    /// How many times as much as usual the caller of an open episode sends, or holds in flight, over the last half
+    /// minute.
+    #[must_use]
+    pub fn factor(&self, id: u64) -> Option<f64> {
+        let episode = self.episodes.iter().find(|e| e.said.id == id)?;
+        let state = self.callers.get(episode.id.slot as usize)?;
+        let lately = match episode.signal {
+            Signal::Rate => state.rate.lately(),
+            Signal::InFlight => state.hold.lately(),
+            Signal::Errors | Signal::Names => return None,
+        };
+        let baseline = episode.said.baseline;
+        (baseline > 0.0).then(|| f64::from(lately) / baseline)
+    }
+
     /// Takes what a caller does now for its new past: its episode ends with the next second.
     pub fn accept(&mut self, id: CallerId, signal: Signal) {
         let mut of_caller = self.episodes.iter_mut();

@@ -83,6 +83,9 @@ impl Inner {
         }
         self.spared.retain(|(_, until)| now < *until);
         for open in self.open.values_mut() {
+            if open.held.is_some() && open.suspect().is_none() {
+                let_go(open, log, core, now); // it was announced meanwhile
+            }
             if let Some(held) = &open.held {
                 if now >= held.until {
                     let_go(open, log, core, now);

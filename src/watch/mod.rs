@@ -80,6 +80,7 @@ impl Watch {
         for found in std::mem::take(&mut inner.found) {
             inner.publish(&self.log, core, found, now);
         }
+        inner.look_at_expected(&self.log, core, now);
         inner.look_at_paths(&self.log, core, now);
         inner.brake(&self.log, core, now);
         inner.open.values().for_each(|open| open.note_page(core));
@@ -273,7 +274,7 @@ impl Inner {
             ),
             route: found.route.and_then(|route| self.feed.route(route)),
             pattern: known.and_then(|known| known.pattern),
-            expected: self.is_expected(core, entry, found, now),
+            expected: self.is_expected(core, entry, found.signal, found.factor, now),
             acknowledged_by: known
                 .and_then(|known| known.acknowledged_by.clone())
                 .or_else(|| self.in_hand(entry, caller.as_ref(), now)),

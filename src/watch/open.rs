@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Inner;
 use super::brake::Held;
 use crate::clock::Timestamp;
-use crate::detect;
 use crate::events::{Body, Event, EventLog, Finding, Kind, Signal};
 use crate::pipeline::Core;
 use crate::record::row::Runaways;
@@ -24,6 +23,8 @@ pub(super) struct Open {
     /// When it was first said.
     pub(super) since: f64,
     pub(super) held: Option<Held>,
+    /// How many times its usual load it has been over half a minute, at most.
+    most: f64,
 }
 
 /// Load that was announced.
@@ -49,6 +50,7 @@ impl Open {
             entry,
             since: t,
             held: None,
+            most: 0.0,
         }
     }
 
@@ -133,21 +135,46 @@ impl Inner {
         self.expected.push(expectation);
     }
 
+    /// What was announced may end, be exceeded, or be announced when it has begun.
+    pub(super) fn look_at_expected(&mut self, log: &EventLog, core: &Core, now: Timestamp) {
+        for (id, open) in &mut self.open {
+            open.most = open.most.max(self.detector.factor(*id).unwrap_or_default());
+        }
+        let turned = |(id, open): (&u64, &Open)| {
+            let finding = open.said.finding()?;
+            let factor = finding.factor.map(|factor| factor.max(open.most));
+            let expected = self.is_expected(core, open.entry.as_ref(), finding.signal, factor, now);
+            (expected != finding.expected).then_some(*id)
+        };
+        let turned: Vec<u64> = self.open.iter().filter_map(turned).collect();
+        for id in turned {
+            if let Some(open) = self.open.get_mut(&id)
+                && let Some(finding) = open.said.finding()
+            {
+                let finding = Finding {
+                    expected: !finding.expected,
+                    ..finding.clone()
+                };
+                open.say(log, Kind::RunawayUpdated, finding, now.as_secs_f64());
+            }
+        }
+    }
+
     /// Whether load was announced that explains a finding: more requests, or more of them at once.
     pub(super) fn is_expected(
         &self,
         core: &Core,
         entry: Option<&Arc<Entry>>,
-        found: &detect::Event,
+        signal: Option<Signal>,
+        factor: Option<f64>,
         now: Timestamp,
     ) -> bool {
         let Some(entry) = entry else {
             return false;
         };
-        let load = matches!(found.signal, Some(Signal::Rate | Signal::InFlight));
-        let explains = |factor: f64, until: Timestamp| {
-            now < until && found.factor.is_none_or(|found| found <= factor)
-        };
+        let load = matches!(signal, Some(Signal::Rate | Signal::InFlight));
+        let explains =
+            |most: f64, until: Timestamp| now < until && factor.is_none_or(|factor| factor <= most);
         let account = core.registry.account(entry);
         let written = account.and_then(|account| account.expect);
         let written = written.is_some_and(|expect| explains(expect.factor, expect.until));

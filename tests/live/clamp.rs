@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use callerid::events::{Body, Kind};
+use callerid::events::{Body, Kind, Signal};
 use callerid::{Account, Ceiling, Mode, Reason};
 
 use crate::support::Recorded;
@@ -144,6 +144,72 @@ fn nobody_is_held_in_the_first_ten_minutes_nor_when_it_was_announced() {
     announced.run(seconds(30));
     announced.first(Kind::RunawayStarted);
     assert_eq!(clamps(&announced), []);
+}
+
+/// The last that was said of checkout's rate: whether it was expected, and pages.
+fn last_said(world: &World) -> (bool, bool) {
+    let open = world.table.callers.open_episodes();
+    let rate = |event: &&std::sync::Arc<callerid::events::Event>| {
+        event.finding().unwrap().signal == Some(Signal::Rate)
+    };
+    let event = open.iter().find(rate).unwrap();
+    let finding = event.finding().unwrap();
+    (finding.expected, finding.pages())
+}
+
+#[test]
+fn what_goes_on_when_its_announcement_has_ended_pages_and_is_held_within_seconds() {
+    let mut world = world(Mode::Enforce);
+    world.run(WARM);
+    let callers = world.table.callers.clone();
+    callers.expect("checkout", 50.0, seconds(60));
+    world.loads.push(flood());
+    world.run(seconds(59));
+    assert_eq!(
+        (last_said(&world), clamps(&world).len()),
+        ((true, false), 0)
+    );
+    world.run(seconds(2));
+    assert_eq!(
+        (last_said(&world), clamps(&world).len()),
+        ((false, true), 1)
+    );
+    // Somebody announces it now.
+    callers.expect("checkout", 50.0, seconds(60));
+    world.run(seconds(1));
+    assert_eq!(last_said(&world), (true, false));
+    assert_eq!(clamps(&world)[1].1, "runaway clamp ended");
+    world.run(seconds(60));
+    assert_eq!(
+        (last_said(&world), clamps(&world).len()),
+        ((false, true), 3)
+    );
+}
+
+#[test]
+fn what_exceeds_its_announcement_pages_and_is_held() {
+    let mut world = world(Mode::Enforce);
+    world.run(WARM);
+    world.table.callers.expect("checkout", 10.0, seconds(600));
+    world.loads.push(Load {
+        rate: 60.0,
+        latency: Duration::from_millis(400),
+        ..flood()
+    });
+    world.run(seconds(60));
+    assert_eq!(
+        (last_said(&world), clamps(&world).len()),
+        ((true, false), 0)
+    );
+    for e in world.table.callers.open_episodes() {
+        println!("{}", e.to_json());
+    }
+    world.loads.last_mut().unwrap().rate = 85.0;
+    world.run(seconds(60));
+    assert_eq!(
+        (last_said(&world), clamps(&world).len()),
+        ((false, true), 1)
+    );
 }
 
 #[test]
