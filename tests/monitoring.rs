@@ -10,61 +10,20 @@
 )]
 
 mod programs;
-#[path = "support/mod.rs"]
-mod support;
-#[path = "live/world.rs"]
+#[path = "fleet/server.rs"]
 #[allow(dead_code, reason = "this binary uses its part")]
-mod world;
+mod server;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use callerid::{Ceiling, LATENCY_BUCKETS};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-use programs::{Running, call, until};
+use programs::{Demo, Running, call, demo, until};
 use serde_json::Value;
-use world::{Load, World};
-
-/// Expressions that answer with nothing while one caller runs away on a replica without a Redis, and why.
-const QUIET: [(&str, &str); 8] = [
-    (
-        "1h] offset 5m",
-        "what is usual needs an hour; the cases of promtool have one",
-    ),
-    (
-        "and on (job, caller) job_caller:callerid_runaway:quiet",
-        "what runs away harms",
-    ),
-    (
-        "callerid_runaway) == 1 unless",
-        "who runs away does harm, and nobody has it in hand",
-    ),
-    (
-        "callerid_limiter_degraded",
-        "there is no Redis that could be away",
-    ),
-    (
-        "callerid_limiter_backend_errors_total",
-        "there is no Redis that could fail",
-    ),
-    (
-        "callerid_config_last_reload_successful == 0",
-        "the configuration was read",
-    ),
-    (
-        "rate(callerid_callers_overflow_total[5m])) > 0",
-        "one known caller does not fill the table",
-    ),
-    (
-        "job_caller:callerid_requests:usual",
-        "it is made of what is usual",
-    ),
-];
+use server::Redis;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/monitoring")
@@ -228,50 +187,45 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Says what `page` holds to whoever asks.
-fn serve(page: Arc<Mutex<String>>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream);
-            let mut line = String::new();
-            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                line.clear();
-            }
-            let body = page.lock().unwrap().clone();
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n";
-            let length = body.len();
-            let _ = write!(
-                reader.get_mut(),
-                "{head}content-length: {length}\r\n\r\n{body}"
-            );
-        }
-    });
-    address
+/// What Grafana's variables ask for, as an expression: `label_values(series, label)`.
+fn asked_by_variables(dashboard: &Value) -> Vec<String> {
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let queries = variables.iter().filter(|of| of["type"] == "query");
+    let queries = queries.map(|of| of["query"]["query"].as_str().unwrap());
+    queries
+        .map(|query| {
+            let inner = query.strip_prefix("label_values(").unwrap();
+            let (series, label) = inner.trim_end_matches(')').rsplit_once(',').unwrap();
+            format!("count by ({}) ({series})", label.trim())
+        })
+        .collect()
 }
 
-fn prometheus(target: SocketAddr) -> (Running, SocketAddr) {
-    let place =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("monitoring-{}", target.port()));
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::copy(
-        folder().join("callerid.rules.yml"),
-        place.join("callerid.rules.yml"),
-    )
-    .unwrap();
+/// Three of the demo's teams have limits: one that refuses, one that would, and one that is wide enough.
+const POLICIES: &str = r#"
+[caller.search]
+quota = "4/s"
+[caller.web-shop]
+quota = "1/s"
+mode = "shadow"
+owner = "Web"
+contact = "web@example.org"
+[caller.checkout]
+quota = "1000/s"
+max_in_flight = 500
+[ceiling]
+max_in_flight = 200
+"#;
+
+/// The rules, the scrape and the ports of Prometheus as they are shipped, but for who is scraped.
+fn prometheus(place: &Path, replicas: &[Demo]) -> (Running, SocketAddr) {
     let shipped = std::fs::read_to_string(folder().join("prometheus.yml")).unwrap();
-    let config = shipped
-        .replace("interval: 5s", "interval: 1s")
-        .replace("127.0.0.1:3000", &target.to_string());
-    assert!(config.contains("scrape_interval: 1s") && config.contains(&target.to_string()));
+    let targets: Vec<_> = replicas.iter().map(|of| of.address.to_string()).collect();
+    let config = shipped.replace("'127.0.0.1:3000'", &targets.join(", "));
+    assert_ne!(config, shipped);
     std::fs::write(place.join("prometheus.yml"), config).unwrap();
-    let rules = std::fs::read_to_string(place.join("callerid.rules.yml")).unwrap();
-    std::fs::write(
-        place.join("callerid.rules.yml"),
-        rules.replace("interval: 5s", "interval: 1s"),
-    )
-    .unwrap();
+    let rules = "callerid.rules.yml";
+    std::fs::copy(folder().join(rules), place.join(rules)).unwrap();
     let running = Running::start(
         Command::new("prometheus")
             .arg(format!(
@@ -285,14 +239,8 @@ fn prometheus(target: SocketAddr) -> (Running, SocketAddr) {
             .arg("--web.listen-address=127.0.0.1:0"),
     );
     let line = running.logged("\"Listening on\"").unwrap();
-    let address = line
-        .split("address=")
-        .nth(1)
-        .unwrap()
-        .split(' ')
-        .next()
-        .unwrap();
-    let address = address.parse().unwrap();
+    let address = line.split("address=").nth(1).unwrap();
+    let address = address.split(' ').next().unwrap().parse().unwrap();
     (running, address)
 }
 
@@ -305,119 +253,166 @@ fn get(prometheus: SocketAddr, path: &str) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-#[test]
-fn every_expression_answers_in_an_incident() {
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)
-        .unwrap()
-        .build_recorder();
-    let scraped = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
-    let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join("monitoring.toml");
-    std::fs::write(&config, "[caller.search]\nquota = \"5/s\"\nowner = \"Discovery\"\n[caller.checkout]\nquota = \"1000/s\"\n[caller.stock]\nquota = \"1/s\"\nmode = \"shadow\"\n").unwrap();
-    let mut world =
-        World::new(|builder| builder.ceiling(Ceiling::new(30)).config(&config).unwrap());
-    world.run(Duration::from_secs(900));
-    world.load("web-shop").status = 503;
-    world.table.callers.deployed("checkout", "v42");
-    let deployed = support::START.as_secs_f64() + world.seconds();
-    let latency = Duration::from_millis(300);
-    world.loads.push(Load {
-        route: "/v1/orders",
-        status: 422,
-        latency,
-        ..Load::new("checkout", 100.0)
-    });
+/// What an expression has for an answer now.
+fn ask(prometheus: SocketAddr, expr: &str) -> Vec<Value> {
+    let query = percent_encoding::utf8_percent_encode(expr, percent_encoding::NON_ALPHANUMERIC);
+    let answer = get(prometheus, &format!("/api/v1/query?query={query}"));
+    let found = answer["data"]["result"].as_array();
+    found.cloned().unwrap_or_default()
+}
 
-    let page = Arc::new(Mutex::new(String::new()));
-    let (running, address) = prometheus(serve(Arc::clone(&page)));
-    let mut waiting = BTreeSet::new();
+/// Every expression that is shipped, with the callers of the team's dashboard that it may be about.
+fn shipped(rules: &[Value]) -> BTreeSet<String> {
+    let mut all: BTreeSet<_> = rules
+        .iter()
+        .map(|rule| rule["query"].as_str().unwrap().to_owned())
+        .collect();
     for dashboard in dashboards() {
-        let mut found = Vec::new();
+        let mut found = asked_by_variables(&dashboard);
         expressions(&dashboard, &mut found);
         assert!(found.len() > 10);
-        waiting.extend(found.into_iter().map(|expr| {
-            let expr = expr
-                .replace("$job", ".*")
-                .replace("$__rate_interval", "30s")
-                .replace("$__range", "10m");
-            let team = dashboard["uid"] == "callerid-team";
-            expr.replace("$caller", if team { "checkout" } else { ".*" })
+        let team = dashboard["uid"] == "callerid-team";
+        all.extend(found.into_iter().map(|expr| {
+            // As Grafana does over a scrape every 5 s, in a window of ten minutes.
+            let expr = expr.replace("$__rate_interval", "20s");
+            let expr = expr.replace("$__range", "10m").replace("$job", ".*");
+            if team {
+                expr
+            } else {
+                expr.replace("$caller", ".*")
+            }
         }));
     }
-    let mut scrape = || {
-        world.run(Duration::from_secs(1));
-        world.table.callers.flush();
-        *page.lock().unwrap() = scraped.render();
-    };
-    // Rules as Prometheus has read them.
+    all
+}
+
+/// More callers than there are rows, over one connection.
+fn invent_names(address: SocketAddr) {
+    let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+    for name in 0..150 {
+        let head = format!(
+            "GET /v1/prices/sku-1 HTTP/1.1\r\nhost: {address}\r\nx-client-id: name-{name}\r\n\r\n"
+        );
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        let (mut line, mut length) = (String::new(), 0);
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+            let line = line.to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).unwrap();
+    }
+}
+
+/// Three replicas of the demo with its crowds and its outage, a broken configuration, a Redis that dies, and a stranger
+/// with many names, who harms nobody: there is nothing left that an expression could be silent about.
+#[test]
+fn every_expression_answers_of_a_demo_in_an_incident() {
+    let place =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("monitoring-{}", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    let policies = place.join("callerid.toml");
+    std::fs::write(&policies, POLICIES).unwrap();
+    let mut redis = Redis::start();
+    let replicas: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = demo();
+            command.args([
+                "--listen",
+                "127.0.0.1:0",
+                "--redis",
+                &redis.url(),
+                "--config",
+            ]);
+            Running::start(command.arg(&policies))
+        })
+        .collect();
+    let replicas: Vec<_> = replicas.into_iter().map(Demo::ready).collect();
+    let began = Instant::now();
+    let (running, address) = prometheus(&place, &replicas);
     let rules = until("Prometheus has read the rules", || {
-        scrape();
         let answer = get(address, "/api/v1/rules");
         let groups = answer["data"]["groups"].as_array()?.clone();
-        (groups.len() == 2).then_some(groups)
-    });
-    let rules: Vec<_> = rules
-        .iter()
-        .flat_map(|group| group["rules"].as_array().unwrap().clone())
-        .collect();
-    assert_eq!(rules.len(), 14);
-    waiting.extend(
-        rules
+        let rules = groups
             .iter()
-            .map(|rule| rule["query"].as_str().unwrap().to_owned()),
-    );
+            .flat_map(|group| group["rules"].as_array().unwrap().clone());
+        (groups.len() == 2).then(|| rules.collect::<Vec<_>>())
+    });
+    assert_eq!(rules.len(), 14);
+    let mut waiting = shipped(&rules);
     let all = waiting.len();
-    let quiet = |expr: &String| QUIET.iter().any(|(part, _)| expr.contains(part));
-    let (silent, mut waiting): (BTreeSet<_>, BTreeSet<_>) = waiting.into_iter().partition(quiet);
-    for (part, why) in QUIET {
-        assert!(
-            silent.iter().any(|expr| expr.contains(part)),
-            "nothing is quiet because {why}"
-        );
-    }
-    let ask = |expr: &String| {
-        let query = percent_encoding::utf8_percent_encode(expr, percent_encoding::NON_ALPHANUMERIC);
-        get(address, &format!("/api/v1/query?query={query}"))["data"]["result"]
-            .as_array()
-            .map_or(0, Vec::len)
-    };
-    // Also what stays quiet is a question that Prometheus understands.
-    silent.iter().for_each(|expr| _ = ask(expr));
-    let deadline = std::time::Instant::now() + programs::DEADLINE;
+
+    invent_names(replicas[0].address);
+    std::fs::write(&policies, "[caller.search]\nquota = \"4/fortnight\"\n").unwrap();
+    redis.kill();
+    let mut broken = true;
+    let deadline = began + Duration::from_secs(330);
     while !waiting.is_empty() {
         assert!(
-            std::time::Instant::now() < deadline,
+            Instant::now() < deadline,
             "these answer with nothing: {waiting:#?}"
         );
-        scrape();
-        // One team runs away, another has a limit in shadow.
-        waiting
-            .retain(|expr| ask(expr) == 0 && ask(&expr.replace("\"checkout\"", "\"stock\"")) == 0);
         std::thread::sleep(Duration::from_millis(500));
+        waiting.retain(|expr| {
+            let callers = ["checkout", "search", "web-shop"];
+            let mut teams = callers
+                .map(|caller| expr.replace("$caller", caller))
+                .into_iter();
+            let Some(first) = teams.find_map(|expr| ask(address, &expr).into_iter().next()) else {
+                return true;
+            };
+            let seconds = began.elapsed().as_secs_f64();
+            let start: String = expr
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .chars()
+                .take(90)
+                .collect();
+            println!("{seconds:5.1} s: {start} .. {}", first["metric"]);
+            false
+        });
+        let wait_for = |part: &str| waiting.iter().any(|expr| expr.contains(part));
+        if broken
+            && !wait_for("_degraded")
+            && !wait_for("_errors_total{")
+            && !wait_for("_reload_successful")
+        {
+            redis.run();
+            std::fs::write(&policies, POLICIES).unwrap();
+            broken = false;
+        }
     }
-    let firing = get(
-        address,
-        "/api/v1/query?query=ALERTS%7Balertname%3D%22CalleridRunawayQuorum%22%7D",
-    );
-    let firing = &firing["data"]["result"][0]["metric"];
-    assert_eq!(
-        ["caller", "owner", "contact"].map(|label| firing[label].as_str().unwrap_or_default()),
-        ["checkout", "Payments", "#payments-oncall"]
-    );
-    // Where Grafana draws the deploy: at the time that is the value, in milliseconds.
-    let drawn = get(
-        address,
-        "/api/v1/query?query=callerid_last_pin_timestamp_seconds%7Bcaller%3D%22checkout%22%7D*1000",
-    );
-    let drawn = &drawn["data"]["result"][0];
-    assert_eq!(drawn["metric"]["pin"], "deploy");
-    let at: f64 = drawn["value"][1].as_str().unwrap().parse().unwrap();
-    assert_eq!(at, deployed * 1e3);
+    look_at_what_fires(address, began);
     println!(
-        "{} of {all} expressions answered, {} are quiet by nature",
-        all - silent.len(),
-        silent.len()
+        "all {all} expressions have answered after {:.0} s",
+        began.elapsed().as_secs_f64()
     );
     running.signal("TERM");
+}
+
+/// The page names the culprit and its people, and Grafana draws the deploy where it was.
+fn look_at_what_fires(address: SocketAddr, began: Instant) {
+    let firing = until("the culprit is paged", || {
+        let alert =
+            "last_over_time(ALERTS{alertname=\"CalleridRunawayQuorum\", caller=\"checkout\"}[10m])";
+        ask(address, alert).into_iter().next()
+    });
+    assert_eq!(
+        ["owner", "contact"].map(|label| firing["metric"][label].as_str().unwrap_or_default()),
+        ["Payments", "#payments-oncall"]
+    );
+    // At the time that is the value, in milliseconds.
+    let pin = "callerid_last_pin_timestamp_seconds{caller=\"checkout\", pin=\"deploy\"} * 1000";
+    let drawn = ask(address, pin);
+    let at: f64 = drawn[0]["value"][1].as_str().unwrap().parse().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let ago = now.as_secs_f64() - at / 1e3;
+    assert!(
+        (0.0..began.elapsed().as_secs_f64()).contains(&ago),
+        "{ago} s ago: {drawn:?}"
+    );
 }

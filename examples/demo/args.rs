@@ -11,7 +11,7 @@ usage: demo [--listen ADDR] [--no-traffic] [--claimed] [--config FILE] [--redis 
   --listen ADDR  where to listen; default 127.0.0.1:3000, port 0 picks a free one
   --no-traffic   serve only, without the simulated callers
   --claimed      the header x-client-id is only a claim, as without a gateway in front
-  --config FILE  policies, as in callerid.toml
+  --config FILE  policies, as in callerid.toml; read again when the file changes
   --redis URL    where replicas share quotas; then every quota is counted over all of them, unless it says otherwise
   --state FILE   where incidents, pins and clamps are kept over a restart
   --alertmanager URL  pages people through this Alertmanager, such as http://127.0.0.1:9093 (see examples/notify)

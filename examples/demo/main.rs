@@ -20,6 +20,7 @@ mod learned;
 )]
 mod pager;
 mod past;
+mod reread;
 mod traffic;
 
 use std::io::{IsTerminal, Write};
@@ -46,6 +47,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{Args, Parsed};
+use crate::reread::Watched;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(args: Args) -> Result<(), Error> {
     let mut builder = named(Callers::builder(), &args);
+    let watched = args.config.clone().map(|file| Watched::new(file.into()));
     if let Some(config) = &args.config {
         builder = builder.config(config)?;
     }
@@ -154,6 +157,9 @@ async fn run(args: Args) -> Result<(), Error> {
         };
         // It ends with the process.
         let _ = pager::start(callers.subscribe(), settings)?;
+    }
+    if let Some(watched) = watched {
+        tokio::spawn(watched.follow(callers.clone()));
     }
     if let Some(file) = learned.clone() {
         tokio::spawn(keep(callers.clone(), file));
