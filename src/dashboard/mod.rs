@@ -35,7 +35,7 @@
 //! | `GET /` | read | the page; with tokens everybody, as it is empty without one |
 //! | `GET /top.txt` | read | the callers as text, heaviest first |
 //! | `GET /me` | self-service | the requester's own usage; a page for a browser |
-//! | `GET /v1/you` | anybody | what the requester may do: `{"read", "operate", "author"}` |
+//! | `GET /v1/you` | who may do anything | what the requester may do: `{"read", "operate", "author"}` |
 //! | `GET /v1/overview?span=2m` | read | callers, and requests over time: `2m`, `15m` or `1h`; changes once a second |
 //! | `GET /v1/caller?name=checkout` | read | all that is known of one caller |
 //! | `GET /v1/report?id=` | read | the report of a runaway, as Markdown; `&format=json` as JSON |

@@ -138,6 +138,11 @@ impl Dashboard {
         if path != "me" && self.access.is_guessed(&ask, &grant, self.callers.now()) {
             return Err(Problem::slow_down(1));
         }
+        // The page that asks for a token is for everybody, and what is drawn with it.
+        let open = self.access.asks_for_token() && !path.starts_with("v1/");
+        if grant == Grant::nothing() && !open {
+            return Err(self.refused(&ask));
+        }
         if let Some(action) = path.strip_prefix("v1/do/") {
             let author = self.check_write(&ask, &grant)?;
             let (callers, action) = (self.callers.on_behalf_of(author), action.to_owned());

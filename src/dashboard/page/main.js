@@ -125,14 +125,11 @@ async function ask() {
   } catch (problem) {
     if (problem instanceof Refused && [401, 403, 429].includes(problem.status)) {
       you = null;
-      alive("not allowed", true);
-      askToken(problem.message);
-      useToken(null);
-      asking = false;
-      return;
+      notAllowed(problem);
+    } else {
+      const since = latest ? `; shown: ${clock(latest.at)}` : "";
+      alive(`no answer${since}`, true);
     }
-    const since = latest ? `; shown: ${clock(latest.at)}` : "";
-    alive(`no answer${since}`, true);
   }
   asking = false;
   timer = setTimeout(ask, document.hidden ? 15000 : 1000);
@@ -156,15 +153,8 @@ function soon() {
 
 async function whoAmI() {
   const found = await get("v1/you");
-  if (!found.read) {
-    if (found.needs_token) {
-      if (hasToken()) askToken("This token may not look.");
-      byId("token").hidden = false;
-      // It is not tried again and again: that would look like somebody who guesses.
-      useToken(null);
-    } else alive("not allowed", true);
-    return null;
-  }
+  // Self-service is all that is allowed.
+  if (!found.read) throw new Refused(found.needs_token && !hasToken() ? 401 : 403, "Looking is not allowed.");
   byId("token").hidden = true;
   if (found.fleet_view) {
     byId("fleet").href = found.fleet_view;
@@ -173,9 +163,13 @@ async function whoAmI() {
   return found;
 }
 
-function askToken(problem) {
-  byId("token").hidden = false;
-  setText(byId("token-said"), problem);
+/** Asks for a token, where one helps. A wrong one is not tried again: that would look like somebody who guesses. */
+function notAllowed(problem) {
+  const tried = hasToken();
+  useToken(null);
+  if (tried || problem.status === 401) byId("token").hidden = false;
+  if (tried) setText(byId("token-said"), problem.status === 403 ? "This token may not look." : problem.message);
+  alive(problem.status === 401 || tried ? "not allowed without a token" : `not allowed: ${problem.message}`, true);
 }
 
 showLinksHere();
