@@ -1,9 +1,10 @@
 //! What is said to the Redis, and how its answers are read. Nothing that it says is believed without a look.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, Value};
+use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, RedisResult, Script, Value};
 
 use super::link::Trouble;
 use crate::admit::quota::Quota;
@@ -43,9 +44,25 @@ pub(super) struct Replies {
     pub(super) replicas: Option<Result<u32, Trouble>>,
 }
 
+/// How a connection is made.
+pub(super) type Open = Box<dyn Fn(AsyncConnectionConfig) -> Opening + Send + Sync>;
+type Opening = Pin<Box<dyn Future<Output = RedisResult<MultiplexedConnection>> + Send>>;
+
+/// To a server, over TCP.
+pub(super) fn to(client: redis::Client) -> Open {
+    Box::new(move |config| {
+        let client = client.clone();
+        Box::pin(async move {
+            client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+        })
+    })
+}
+
 /// Where to ask, and as whom.
 pub(super) struct Exchange {
-    client: redis::Client,
+    open: Open,
     /// What all keys of the fleet begin with.
     prefix: String,
     /// This replica.
@@ -56,9 +73,9 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// The address has been looked at: [`super::Fleet::problems`].
-    pub(super) fn new(client: redis::Client, namespace: &str, name: String) -> Self {
+    pub(super) fn new(open: Open, namespace: &str, name: String) -> Self {
         Self {
-            client,
+            open,
             prefix: format!("callerid:{namespace}:"),
             name,
             bucket: Script::new(BUCKET),
@@ -70,12 +87,11 @@ impl Exchange {
     pub(super) fn connect(
         &self,
     ) -> impl Future<Output = Result<MultiplexedConnection, Trouble>> + Send + 'static {
-        let client = self.client.clone();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTING))
             .set_response_timeout(None); // the budget of a round is ours
+        let connecting = (self.open)(config);
         async move {
-            let connecting = client.get_multiplexed_async_connection_with_config(&config);
             match tokio::time::timeout(CONNECTING, connecting).await {
                 Ok(made) => made.map_err(|error| trouble_of(&error)),
                 Err(_) => Err(Trouble::Timeout),

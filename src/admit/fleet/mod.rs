@@ -14,6 +14,8 @@ mod cell;
 mod desk;
 mod exchange;
 mod link;
+#[cfg(test)]
+mod outages;
 mod part;
 #[cfg(feature = "dashboard")]
 pub(crate) mod reader;
@@ -114,7 +116,7 @@ impl Pool {
             return Ok(pool);
         };
         let namespace = fleet.namespace.as_deref().unwrap_or_default();
-        let exchange = Exchange::new(client, namespace, part.name().to_owned());
+        let exchange = Exchange::new(exchange::to(client), namespace, part.name().to_owned());
         let leased = mode == FleetMode::Leased;
         let mut worker = Worker::new(link, part.ticker().clone(), exchange, leased, on_failure);
         worker.counts = fleet.replicas.is_none();

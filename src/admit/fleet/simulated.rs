@@ -17,14 +17,14 @@ const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 /// What the script does, with exact whole microseconds.
 #[derive(Debug)]
-struct Exact {
+pub(super) struct Exact {
     emission: u64,
     tolerance: u64,
     arrival: u64,
 }
 
 impl Exact {
-    fn new(quota: &Quota) -> Self {
+    pub(super) fn new(quota: &Quota) -> Self {
         let emission = (1e6 / quota.rate()).ceil() as u64;
         Self {
             emission,
@@ -33,7 +33,7 @@ impl Exact {
         }
     }
 
-    fn take(&mut self, want: u32, least: u32, now: Timestamp) -> Reply {
+    pub(super) fn take(&mut self, want: u32, least: u32, now: Timestamp) -> Reply {
         let now = now.as_nanos() / 1_000;
         let debt = self.arrival.saturating_sub(now);
         let there = self.tolerance.saturating_sub(debt) / self.emission;
