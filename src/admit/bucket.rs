@@ -87,14 +87,14 @@ pub(crate) struct Bucket {
 
 /// Tokens that are missing, and how they come back.
 #[derive(Clone, Copy, Debug)]
-struct Lack {
+pub(super) struct Lack {
     /// When none is missing any more.
     until: u64,
     period: u64,
 }
 
 impl Lack {
-    fn tokens(self, now: Timestamp) -> f64 {
+    pub(super) fn tokens(self, now: Timestamp) -> f64 {
         self.until.saturating_sub(now.as_nanos()) as f64 / self.period as f64
     }
 }
@@ -144,6 +144,15 @@ impl Bucket {
     /// full bucket, and neither do two, to and fro.
     pub(super) fn inheriting(quota: Quota, before: &Self, now: Timestamp) -> Self {
         Self::share_inheriting(quota, 1, before, now)
+    }
+
+    /// This bucket, if its quota stays; otherwise one that inherits.
+    pub(super) fn under(self: &Arc<Self>, quota: Quota, now: Timestamp) -> Arc<Self> {
+        if self.quota == quota {
+            Arc::clone(self)
+        } else {
+            Arc::new(Self::inheriting(quota, self, now))
+        }
     }
 
     /// The same for a share.
@@ -207,7 +216,7 @@ impl Bucket {
     }
 
     /// The most that is missing, here or in the bucket before.
-    fn lack(&self, now: Timestamp) -> Lack {
+    pub(super) fn lack(&self, now: Timestamp) -> Lack {
         let own = Lack {
             until: self.arrival.0.load(Ordering::Acquire),
             period: self.period(),
@@ -222,12 +231,6 @@ impl Bucket {
 
     pub(super) fn has_debt(&self, now: Timestamp) -> bool {
         self.lack(now).tokens(now) > 0.0
-    }
-
-    /// Tokens that are missing, with those that are on their way back.
-    #[cfg(feature = "redis")]
-    pub(super) fn missing(&self, now: Timestamp) -> u32 {
-        self.lack(now).tokens(now).ceil() as u32
     }
 
     /// Whole tokens that are left.
@@ -283,8 +286,7 @@ impl Account {
             };
         };
         let bucket = match before {
-            Some(old) if old.quota == quota => Arc::clone(old),
-            Some(old) => Arc::new(Bucket::inheriting(quota, old, now)),
+            Some(old) => old.under(quota, now),
             None => Arc::new(Bucket::new(quota)),
         };
         Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bucket::{Account, Bucket};
 #[cfg(feature = "redis")]
-use super::fleet::{Cell, Pool};
+use super::fleet::{Cell, Pool, Told};
 use super::policy::{Block, Mode, Policy, clamp_binds, quota_of};
 #[cfg(feature = "redis")]
 use super::policy::{Scope, scope_of};
@@ -63,6 +63,9 @@ struct Tokens {
     /// Counted over all replicas instead; the account rests.
     #[cfg(feature = "redis")]
     shared: Option<Arc<Cell>>,
+    /// What a fleet knows of what is missing in the account.
+    #[cfg(feature = "redis")]
+    told: Option<Told>,
 }
 
 impl Tokens {
@@ -77,35 +80,34 @@ impl Tokens {
     ) -> Self {
         #[cfg(feature = "redis")]
         {
-            let last = || match &self.shared {
-                Some(cell) => Some(cell.settled(now)),
-                None => self.account.last().cloned(),
+            let (own, told) = match &self.shared {
+                Some(cell) => (Some(cell.settled(now)), cell.told(now).or(self.told)),
+                None => (self.account.last(), self.told),
             };
             if let (Some((pool, subject)), Some(quota)) = (found.pool(), written) {
-                let cell = match (&self.shared, last()) {
-                    (Some(cell), _) if cell.quota == quota => Arc::clone(cell),
-                    (None, Some(own)) => pool.cell_after(subject, route, quota, &own, now),
-                    (_, last) => Arc::new(pool.cell(subject, route, quota, last.as_deref(), now)),
+                let cell = match &self.shared {
+                    Some(cell) if cell.is_of(quota, pool.home()) => Arc::clone(cell),
+                    _ => pool.cell(subject, route, quota, own.map(|own| (own, told)), now),
                 };
                 return Self {
                     account: self.account.under(None, now),
                     shared: Some(cell),
+                    told: told.filter(|_| pool.home().is_none()),
                 };
             }
-            if self.shared.is_some() {
-                let account = last().map(Account::resting).unwrap_or_default();
-                return Self {
-                    account: account.under(written, now),
-                    shared: None,
-                };
+            let account = own.map(|own| Account::resting(Arc::clone(own)));
+            Self {
+                account: account.unwrap_or_default().under(written, now),
+                shared: None,
+                told,
             }
         }
         #[cfg(not(feature = "redis"))]
-        let _ = (found, route);
-        Self {
-            account: self.account.under(written, now),
-            #[cfg(feature = "redis")]
-            shared: None,
+        {
+            let _ = (found, route);
+            Self {
+                account: self.account.under(written, now),
+            }
         }
     }
 
@@ -120,7 +122,7 @@ impl Tokens {
     fn owes(&self, now: Timestamp) -> bool {
         #[cfg(feature = "redis")]
         if let Some(cell) = &self.shared
-            && cell.share().has_debt(now)
+            && cell.owes(now)
         {
             return true;
         }

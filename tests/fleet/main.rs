@@ -5,6 +5,7 @@
     reason = "a quota is measured in real time over processes"
 )]
 
+mod changes;
 mod clamps;
 mod faults;
 mod hostile;

@@ -10,7 +10,7 @@ use crate::server::Redis;
 use crate::sharing::{File, status_without_a_runtime, undisturbed};
 
 /// A quota of twenty, and none to come.
-fn callers(file: &Path) -> Callers {
+pub(crate) fn callers(file: &Path) -> Callers {
     Callers::builder()
         .identify(identify::header("x-client-id").verified())
         .config(file)
@@ -19,7 +19,7 @@ fn callers(file: &Path) -> Callers {
         .unwrap()
 }
 
-fn reload(callers: &Callers, file: &File, text: &str) {
+pub(crate) fn reload(callers: &Callers, file: &File, text: &str) {
     std::fs::write(&file.0, text).unwrap();
     callers.reload([&file.0]).unwrap();
 }
@@ -45,10 +45,10 @@ fn replicas(redis: &Redis) -> String {
 }
 
 /// What a scrape shows.
-struct Scrape(PrometheusRecorder);
+pub(crate) struct Scrape(PrometheusRecorder);
 
 impl Scrape {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(PrometheusBuilder::new().build_recorder())
     }
 
@@ -65,7 +65,7 @@ impl Scrape {
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    fn degraded(&self, callers: &Callers) -> Option<f64> {
+    pub(crate) fn degraded(&self, callers: &Callers) -> Option<f64> {
         self.of(callers, "callerid_limiter_degraded")
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::slots::Slots;
-use crate::admit::bucket::Bucket;
+use crate::admit::bucket::{Bucket, Lack};
 use crate::admit::quota::Quota;
 use crate::clock::Timestamp;
 
@@ -25,6 +25,32 @@ pub(crate) struct Cell {
     /// This replica's share, for when nobody can be asked. What is used of leases is charged to it too, so that an
     /// outage hands out nothing anew.
     share: ArcSwap<Bucket>,
+    /// What the bucket would be, were the quota this replica's own: all that it has let in is charged to it, so that
+    /// neither another scope nor another fleet hands out anything anew.
+    own: Arc<Bucket>,
+    pub(super) home: Option<Home>,
+}
+
+/// Where the shared bucket is: by a hash of the Redis and the namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Home(pub(super) [u8; 16]);
+
+/// What a fleet knows of a bucket that it does not measure any more: it was spent there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    home: Home,
+    lack: Lack,
+}
+
+impl Told {
+    /// Tokens that this fleet still knows to be missing.
+    pub(super) fn to(self, home: Home, now: Timestamp) -> f64 {
+        if self.home == home {
+            self.lack.tokens(now)
+        } else {
+            0.0
+        }
+    }
 }
 
 /// What a replica can say by itself.
@@ -41,17 +67,21 @@ fn millis(time: Timestamp) -> u64 {
 }
 
 impl Cell {
-    /// A cell with nothing in hand. What `before` has spent of its share stays spent.
+    /// A cell with nothing in hand. What this replica has spent `before` stays spent.
     pub(super) fn new(
         quota: Quota,
         digest: [u8; 16],
+        home: Option<Home>,
         replicas: u32,
-        before: Option<&Bucket>,
+        before: Option<&Arc<Bucket>>,
         now: Timestamp,
     ) -> Self {
-        let share = match before {
-            Some(before) => Bucket::share_inheriting(quota, replicas, before, now),
-            None => Bucket::share(quota, replicas),
+        let (share, own) = match before {
+            Some(before) => (
+                Bucket::share_inheriting(quota, replicas, before, now),
+                before.under(quota, now),
+            ),
+            None => (Bucket::share(quota, replicas), Arc::new(Bucket::new(quota))),
         };
         Self {
             quota,
@@ -60,6 +90,8 @@ impl Cell {
             denied_until: AtomicU64::new(0),
             used: AtomicU64::new(0),
             share: ArcSwap::from_pointee(share),
+            own,
+            home,
         }
     }
 
@@ -104,6 +136,7 @@ impl Cell {
         let used = self.used.swap(0, Ordering::Relaxed);
         if used > 0 {
             self.share_of(replicas, now).charge(used, now);
+            self.own.charge(used, now);
         }
         used
     }
@@ -115,7 +148,14 @@ impl Cell {
         replicas: u32,
         now: Timestamp,
     ) -> Result<(), Duration> {
-        self.share_of(replicas, now).take(cost, now)
+        self.share_of(replicas, now).take(cost, now)?;
+        self.let_in(cost, now);
+        Ok(())
+    }
+
+    /// Notes what was let in without asking anybody.
+    pub(super) fn let_in(&self, cost: u32, now: Timestamp) {
+        self.own.charge(u64::from(cost), now);
     }
 
     /// Whether they are there.
@@ -139,15 +179,32 @@ impl Cell {
         self.share.load_full()
     }
 
-    /// The share, with all that was used charged to it.
-    pub(crate) fn settled(&self, now: Timestamp) -> Arc<Bucket> {
-        let share = self.share();
-        self.settle(share.parts(), now);
-        share
+    /// Whether it measures this quota there.
+    pub(crate) fn is_of(&self, quota: Quota, home: Option<Home>) -> bool {
+        self.quota == quota && self.home == home
     }
 
-    pub(crate) fn share(&self) -> Arc<Bucket> {
-        self.share.load_full()
+    /// All that this replica has let in.
+    pub(crate) fn settled(&self, now: Timestamp) -> &Arc<Bucket> {
+        self.settle(self.share.load().parts(), now);
+        &self.own
+    }
+
+    /// Tokens that this replica has let in and that have not come back.
+    pub(super) fn missing(&self, now: Timestamp) -> u32 {
+        self.own.lack(now).tokens(now).ceil() as u32
+    }
+
+    /// What the fleet knows of what was settled, if there is one.
+    pub(crate) fn told(&self, now: Timestamp) -> Option<Told> {
+        self.home.map(|home| Told {
+            home,
+            lack: self.own.lack(now),
+        })
+    }
+
+    pub(crate) fn owes(&self, now: Timestamp) -> bool {
+        self.own.has_debt(now) || self.share.load().has_debt(now)
     }
 }
 

@@ -82,12 +82,16 @@ impl Desk {
         let mut places = HashMap::new();
         for ask in asks {
             if ask.answer.is_none() {
-                calls.push(Call {
-                    cell: ask.cell,
-                    want: ask.cost,
-                    least: 0,
-                    waiting: Vec::new(),
-                });
+                // Some of it may have come back since.
+                let want = ask.cost.min(ask.cell.missing(now));
+                if want > 0 {
+                    calls.push(Call {
+                        cell: ask.cell,
+                        want,
+                        least: 0,
+                        waiting: Vec::new(),
+                    });
+                }
                 continue;
             }
             let known = if self.leased {

@@ -27,7 +27,8 @@ if there >= least then
   granted = math.min(want, there)
   debt = math.ceil(debt + granted * emission)
 end
-if there >= least or stepped then
+-- What grants nothing leaves what is there: a debt beyond the burst comes to light when the quota grows again.
+if granted > 0 or stepped then
   -- Lua would print fourteen digits of it.
   local text = string.format('%.0f %.17g %s', now + debt, emission, ARGV[2])
   redis.call('SET', KEYS[1], text, 'PX', math.ceil(debt / 1000) + 1)

@@ -41,8 +41,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::cell::Cell;
 use self::cell::Known;
+pub(crate) use self::cell::{Cell, Home, Told};
 use self::desk::{Answer, Ask};
 use self::exchange::Exchange;
 use self::link::Link;
@@ -68,6 +68,7 @@ pub(crate) struct Pool {
     settings: Fleet,
     mode: FleetMode,
     on_failure: OnFailure,
+    home: Option<Home>,
     /// What makes keys unguessable, where all replicas were given it.
     secret: Vec<u8>,
     link: Arc<Link>,
@@ -107,6 +108,7 @@ impl Pool {
             settings: fleet.clone(),
             mode,
             on_failure,
+            home: (client.is_some() && mode != FleetMode::Local).then(|| fleet.home()),
             secret: part.secret().to_vec(),
             link: Arc::clone(&link),
             asks: Mutex::default(),
@@ -155,40 +157,21 @@ impl Pool {
         }
     }
 
-    /// A cell for a quota that was each replica's own: what was spent of it here is taken from the fleet's.
-    pub(super) fn cell_after(
-        &self,
-        subject: &Subject<'_>,
-        route: &str,
-        quota: Quota,
-        own: &Bucket,
-        now: Timestamp,
-    ) -> Arc<Cell> {
-        let cell = Arc::new(self.cell(subject, route, quota, Some(own), now));
-        let spent = own.missing(now).min(quota.max_burst());
-        let asks = lock(&self.asks);
-        let asks = asks.as_ref().filter(|_| self.mode != FleetMode::Local);
-        if let (Some(asks), 1..) = (asks, spent) {
-            // Where nobody answers, the share has it.
-            let _ = asks.try_send(Ask {
-                cell: Arc::clone(&cell),
-                cost: spent,
-                since: now,
-                answer: None,
-            });
-        }
-        cell
+    /// Where quotas are counted, if over all replicas.
+    pub(super) fn home(&self) -> Option<Home> {
+        self.home
     }
 
-    /// A cell for the quota of a caller, or of one route. A changed quota inherits what was spent.
+    /// A cell for the quota of a caller, or of one route. What was spent `before` stays spent, and the fleet is told
+    /// of what it does not know.
     pub(super) fn cell(
         &self,
         subject: &Subject<'_>,
         route: &str,
         quota: Quota,
-        before: Option<&Bucket>,
+        before: Option<(&Arc<Bucket>, Option<Told>)>,
         now: Timestamp,
-    ) -> Cell {
+    ) -> Arc<Cell> {
         let proven = if subject.proven {
             "proven"
         } else {
@@ -196,7 +179,29 @@ impl Pool {
         };
         let parts = [proven, subject.name, route].map(str::as_bytes);
         let digest = settings::digest(&self.secret, &parts);
-        Cell::new(quota, digest, self.link.replicas(), before, now)
+        let replicas = self.link.replicas();
+        let own = before.map(|(own, _)| own);
+        let cell = Arc::new(Cell::new(quota, digest, self.home, replicas, own, now));
+        if let (Some((own, told)), Some(home)) = (before, self.home) {
+            let known = told.map_or(0.0, |told| told.to(home, now));
+            // Nanoseconds are rounded: a millionth of a token is none.
+            let news = (own.lack(now).tokens(now) - known - 1e-6).ceil() as u32;
+            self.tell(&cell, news.min(quota.max_burst()), now);
+        }
+        cell
+    }
+
+    /// Takes tokens from the fleet that were spent before they were the fleet's.
+    fn tell(&self, cell: &Arc<Cell>, spent: u32, now: Timestamp) {
+        if let (Some(asks), 1..) = (&*lock(&self.asks), spent) {
+            // Where nobody answers, the share has it.
+            let _ = asks.try_send(Ask {
+                cell: Arc::clone(cell),
+                cost: spent,
+                since: now,
+                answer: None,
+            });
+        }
     }
 
     /// Whether a request of this quota may come in.
@@ -256,7 +261,10 @@ impl Pool {
     fn alone(&self, cell: &Cell, cost: u32, now: Timestamp) -> Result<(), Duration> {
         match self.on_failure {
             OnFailure::LocalShare => self.share(cell, cost, now),
-            OnFailure::Open => Ok(()),
+            OnFailure::Open => {
+                cell.let_in(cost, now);
+                Ok(())
+            }
             OnFailure::Closed => Err(Duration::ZERO),
         }
     }

@@ -143,7 +143,7 @@ impl World {
         );
         let (asks, mut asked) = mpsc::channel(64);
         tokio::spawn(async move { worker.run(&mut asked).await });
-        let cell = Cell::new(quota, [0; 16], 1, None, clock.now());
+        let cell = Cell::new(quota, [0; 16], None, 1, None, clock.now());
         Self {
             clock,
             server,

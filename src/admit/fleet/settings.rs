@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use super::cell::Home;
+
 /// The longest name of a fleet.
 const LONGEST: usize = 64;
 
@@ -202,6 +204,14 @@ impl Fleet {
             (None, None) => {}
         }
         problems
+    }
+}
+
+impl Fleet {
+    /// The Redis and the namespace, hashed.
+    pub(super) fn home(&self) -> Home {
+        let parts = [&self.redis, &self.namespace].map(|part| part.as_deref().unwrap_or_default());
+        Home(digest(&[], &parts.map(str::as_bytes)))
     }
 }
 

@@ -73,7 +73,7 @@ struct World {
 impl World {
     fn new(quota: Quota, replicas: u32) -> Self {
         let replica = |_| Replica {
-            cell: Arc::new(Cell::new(quota, [0; 16], replicas, None, START)),
+            cell: Arc::new(Cell::new(quota, [0; 16], None, replicas, None, START)),
             desk: Desk::new(true),
             waiting: Vec::new(),
             asked: None,

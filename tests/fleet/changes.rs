@@ -1,0 +1,233 @@
+//! Any sequence of reloads, with requests in between: no bucket is handed out anew, and nothing is charged twice.
+
+use callerid::Callers;
+use proptest::prelude::*;
+
+use crate::programs::until;
+use crate::reload::{Scrape, callers, late, reload};
+use crate::server::Redis;
+use crate::sharing::{File, status_without_a_runtime, undisturbed};
+
+/// Where the quota of a caller is counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Nowhere,
+    Instance,
+    /// In each replica's half.
+    Local,
+    /// In the Redis, under one of two namespaces.
+    Fleet(Mode, usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    Strict,
+    Leased,
+}
+
+/// A reload of one of the replicas, and requests after it.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    replica: usize,
+    place: Place,
+    burst: u32,
+    requests: u32,
+}
+
+fn steps(places: &'static [Place]) -> impl Strategy<Value = Vec<Step>> {
+    let burst = prop::sample::select(&[4u32, 10, 30][..]);
+    let step = (0usize..2, prop::sample::select(places), burst, 0u32..8);
+    let step = step.prop_map(|(replica, place, burst, requests)| Step {
+        replica,
+        place,
+        burst,
+        requests,
+    });
+    prop::collection::vec(step, 2..16)
+}
+
+fn policies(redis: &Redis, step: &Step) -> String {
+    let quota = |scope| {
+        let burst = step.burst;
+        format!("[default]\nquota = \"1/h\"\nburst = {burst}\nscope = \"{scope}\"\n")
+    };
+    let fleet = |more: &str| {
+        let url = redis.url();
+        quota("fleet") + &format!("[fleet]\nredis = \"{url}\"\nreplicas = 2\n{more}\n")
+    };
+    match step.place {
+        Place::Nowhere => String::new(),
+        Place::Instance => quota("instance"),
+        Place::Local => fleet("namespace = \"x\"\nmode = \"local\""),
+        Place::Fleet(mode, at) => fleet(&format!(
+            "namespace = \"{}\"\nmode = \"{}\"",
+            ["x", "y"][at],
+            if mode == Mode::Strict {
+                "strict"
+            } else {
+                "leased"
+            }
+        )),
+    }
+}
+
+/// What is known to be spent, in tokens: none comes back while a test runs.
+#[derive(Default)]
+struct Spent {
+    /// By each replica.
+    by: [u32; 2],
+    /// Of that, what the fleet of each namespace was told of.
+    told: [[u32; 2]; 2],
+    /// What that fleet knows: it is told of no more than its burst, as a bucket cannot be emptier than empty.
+    fleet: [u32; 2],
+}
+
+impl Spent {
+    /// Checks an answer, with what the fleet knows exactly, or at the least.
+    fn note(&mut self, step: &Step, admitted: bool, exact: bool) -> Result<(), TestCaseError> {
+        let own = self.by[step.replica];
+        let must = match step.place {
+            Place::Nowhere => {
+                prop_assert!(admitted);
+                return Ok(());
+            }
+            Place::Instance => Some(own < step.burst),
+            Place::Local => Some(own < step.burst / 2),
+            Place::Fleet(_, at) => {
+                let (told, fleet) = (&mut self.told[at][step.replica], &mut self.fleet[at]);
+                let news = own - std::mem::replace(told, own);
+                *fleet = (*fleet).max(step.burst.min(*fleet + news));
+                let there = *fleet < step.burst;
+                prop_assert!(there || !admitted, "handed out anew: {step:?}");
+                *fleet += u32::from(admitted);
+                *told += u32::from(admitted);
+                exact.then_some(there)
+            }
+        };
+        if let Some(must) = must {
+            prop_assert_eq!(admitted, must, "{:?}, {} spent here", step, own);
+        }
+        self.by[step.replica] += u32::from(admitted);
+        Ok(())
+    }
+}
+
+fn play(redis: &Redis, steps: &[Step], exact: bool) -> Result<(), TestCaseError> {
+    let file = File::new("");
+    undisturbed(|| {
+        redis.say(&["FLUSHALL"]);
+        std::fs::write(&file.0, "").unwrap();
+        let replicas = [callers(&file.0), callers(&file.0)];
+        let mut spent = Spent::default();
+        let mut ask = |step: &Step, requests| {
+            let here: &Callers = &replicas[step.replica];
+            reload(here, &file, &policies(redis, step));
+            (0..requests).try_for_each(|_| {
+                let admitted = status_without_a_runtime(here, "a") == 200;
+                spent.note(step, admitted, exact)
+            })
+        };
+        let mut played = steps.iter().try_for_each(|step| ask(step, step.requests));
+        // Who was silent has all of its own, and that once.
+        let last = |replica| Step {
+            replica,
+            place: Place::Fleet(Mode::Strict, 0),
+            burst: 10,
+            requests: 7,
+        };
+        let others = [last(0), last(1)].map(|step| {
+            reload(&replicas[step.replica], &file, &policies(redis, &step));
+            let status = |_| status_without_a_runtime(&replicas[step.replica], "b");
+            let admitted = (0..step.requests)
+                .map(status)
+                .filter(|status| *status == 200);
+            admitted.count()
+        });
+        if played.is_ok() && others != [7, 3] {
+            played = Err(TestCaseError::fail(format!("others: {others:?}")));
+        }
+        (replicas.iter().map(late).sum(), played)
+    })
+}
+
+const ONE: &[Place] = &[
+    Place::Nowhere,
+    Place::Instance,
+    Place::Local,
+    Place::Fleet(Mode::Strict, 0),
+];
+const ALL: &[Place] = &[
+    Place::Nowhere,
+    Place::Instance,
+    Place::Local,
+    Place::Fleet(Mode::Strict, 0),
+    Place::Fleet(Mode::Leased, 0),
+    Place::Fleet(Mode::Strict, 1),
+];
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(100)
+    }
+}
+
+#[test]
+fn a_quota_that_moves_to_and_fro_is_charged_once() {
+    let redis = Redis::start();
+    proptest!(config(), |(steps in steps(ONE))| {
+        play(&redis, &steps, true)?;
+    });
+}
+
+#[test]
+fn no_reload_of_a_fleet_hands_out_anything_anew() {
+    let redis = Redis::start();
+    proptest!(config(), |(steps in steps(ALL))| {
+        play(&redis, &steps, false)?;
+    });
+}
+
+#[test]
+fn what_was_spent_before_is_told_to_a_redis_that_was_away() {
+    let mut redis = Redis::start();
+    let file = File::new("");
+    let step = |place, requests| Step {
+        replica: 0,
+        place,
+        burst: 20,
+        requests,
+    };
+    let seen = undisturbed(|| {
+        redis.kill();
+        redis.run();
+        std::fs::write(&file.0, "").unwrap();
+        let callers = callers(&file.0);
+        let ask = |step: Step| {
+            let status = |_| status_without_a_runtime(&callers, "a");
+            let admitted = (0..step.requests)
+                .map(status)
+                .filter(|status| *status == 200);
+            admitted.count()
+        };
+        let go = |redis: &Redis, step: Step| {
+            reload(&callers, &file, &policies(redis, &step));
+            ask(step)
+        };
+        let mut seen = vec![go(&redis, step(Place::Instance, 12))];
+        redis.kill();
+        let fleet = Place::Fleet(Mode::Strict, 0);
+        // Of its half, which is spent.
+        seen.push(go(&redis, step(fleet, 3)));
+        let failed = late(&callers);
+        redis.run();
+        let scrape = Scrape::new();
+        until("it is found", || {
+            (scrape.degraded(&callers) == Some(0.0)).then_some(())
+        });
+        let lost = late(&callers) - failed;
+        seen.push(ask(step(fleet, 30)));
+        (late(&callers) - failed - lost, seen)
+    });
+    assert_eq!(seen, [12, 0, 8]);
+}
