@@ -7,7 +7,7 @@ use crate::admit::{Mode, Quota, QuotaError};
 use crate::builder::Builder;
 use crate::clock::Timestamp;
 use crate::detect::memory::StateError;
-use crate::events::{Change, Event, Pin, Subscription};
+use crate::events::{Change, Event, PROGRAM, Pin, Subscription};
 use crate::middleware::CallerLayer;
 use crate::snapshot::Snapshot;
 use crate::upkeep::Upkeep;
@@ -36,7 +36,7 @@ impl Callers {
     pub(crate) fn new(upkeep: Arc<Upkeep>) -> Self {
         Self {
             upkeep,
-            author: "program".into(),
+            author: PROGRAM.into(),
         }
     }
 
@@ -180,7 +180,8 @@ impl Callers {
     }
 
     /// Marks a change on the time line: a flag, a cache, a configuration, a deploy; a caller's or ours.
-    pub fn pin(&self, pin: Pin) {
+    pub fn pin(&self, mut pin: Pin) {
+        pin.author = Some(Arc::clone(&self.author));
         let core = &self.upkeep.core;
         self.upkeep.watch.pin(core, pin, core.ticker.now());
     }

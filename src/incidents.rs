@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 
@@ -96,6 +97,9 @@ pub struct Incident {
     pub fallback: Option<String>,
     /// What was said, oldest first.
     pub updates: Vec<Update>,
+    /// What another version keeps here: it stays.
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 /// What was said of an incident.
@@ -110,6 +114,8 @@ pub struct Update {
     pub body: String,
     /// By whom.
     pub author: String,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 impl Incident {
@@ -247,6 +253,7 @@ impl Incidents {
                 eta: None,
                 fallback: None,
                 updates: Vec::new(),
+                more: Map::new(),
             };
             if incident.name.is_empty() {
                 return Err(PostError::new("name: say in a line what is going on"));
@@ -291,6 +298,7 @@ fn add(mut incident: Incident, post: Post, author: &str, now: f64) -> Incident {
         state: incident.state,
         body: post.body.unwrap_or_default(),
         author: author.to_owned(),
+        more: Map::new(),
     });
     incident
 }

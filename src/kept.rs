@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 #[cfg(feature = "redis")]
 use crate::admit::fleet::board::Board;
+use crate::clock::Timestamp;
 use crate::incidents::Incidents;
 use crate::record::row::lock;
 
@@ -26,7 +28,7 @@ const TRIES: u32 = 8;
 /// The largest file that is read.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// What is kept. Times are Unix seconds.
+/// What is kept. Times are Unix seconds. `more` is what another version keeps there: it stays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Kept {
@@ -37,42 +39,69 @@ pub(crate) struct Kept {
     pub(crate) brakes: Vec<Brake>,
     pub(crate) expected: Vec<Expected>,
     pub(crate) hands: Vec<InHand>,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
+}
+
+/// Unix seconds as they are kept: to the microsecond, which survives the way there and back.
+pub(crate) fn seconds(at: Timestamp) -> f64 {
+    (at.as_nanos() / 1_000) as f64 / 1e6
+}
+
+/// The time of [`seconds`].
+pub(crate) fn instant(seconds: f64) -> Timestamp {
+    let micros = (seconds.max(0.0) * 1e6).round() as u64;
+    Timestamp::from_nanos(micros.saturating_mul(1_000))
 }
 
 /// A pin on the time line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeptPin {
+    /// When it happened.
     pub(crate) t: f64,
+    /// When it was said, where that is not the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) said: Option<f64>,
     pub(crate) caller: Option<String>,
     pub(crate) pin: String,
     pub(crate) version: Option<String>,
     pub(crate) text: Option<String>,
     pub(crate) on: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) author: Option<String>,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 /// A clamp or a block that a person has set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Brake {
     pub(crate) caller: String,
     /// The quota; none lets nothing through.
     pub(crate) quota: Option<String>,
     pub(crate) until: f64,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 /// Load that was announced.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Expected {
     pub(crate) caller: String,
     pub(crate) factor: f64,
     pub(crate) until: f64,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 /// A runaway that somebody has in hand.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct InHand {
     pub(crate) caller: String,
     pub(crate) author: String,
     pub(crate) t: f64,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 /// Where it is kept, and what was written last. Without a file it is kept in memory alone.
@@ -372,6 +401,45 @@ mod tests {
         fs::write(&path, b"{").unwrap();
         assert_eq!(names(&read(&path).unwrap()), ["one"]);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_another_version_keeps_stays() {
+        let path = folder("more").join("state.json");
+        let theirs = r#"{"v": 2, "moods": ["calm"],
+            "incidents": [{"id": "1", "name": "slow", "created_at": 1, "state": "identified", "impact": "none", "eta": null,
+                "fallback": null, "bridge": "tel", "updates": [{"t": 1, "state": "identified", "body": "", "author": "a", "to": "b"}]}],
+            "pins": [{"t": 1, "caller": null, "pin": "flag", "version": null, "text": "x", "on": null, "link": "l"}],
+            "brakes": [{"caller": "a", "quota": null, "until": 9, "why": "w"}],
+            "expected": [{"caller": "a", "factor": 2, "until": 9, "who": "m"}],
+            "hands": [{"caller": "a", "author": "b", "t": 1, "until": 9}]}"#;
+        fs::write(&path, theirs).unwrap();
+        let keeper = Keeper::open(path.clone()).unwrap();
+        open_incident(&keeper, "two").unwrap();
+        let kept: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(kept["incidents"].as_array().unwrap().len(), 2);
+        for (place, what) in [
+            ("/moods/0", "calm"),
+            ("/incidents/0/bridge", "tel"),
+            ("/incidents/0/updates/0/to", "b"),
+            ("/pins/0/link", "l"),
+            ("/brakes/0/why", "w"),
+            ("/expected/0/who", "m"),
+        ] {
+            assert_eq!(kept.pointer(place).unwrap(), what, "{place}");
+        }
+        assert_eq!(kept.pointer("/hands/0/until").unwrap(), 9);
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn an_instant_is_kept_as_it_is() {
+        for micros in (0..3_000_000).step_by(999) {
+            let at = Timestamp::from_nanos(1_763_881_200_000_000_000 + micros * 1_000);
+            let json = serde_json::to_string(&seconds(at)).unwrap();
+            assert_eq!(instant(serde_json::from_str(&json).unwrap()), at);
+        }
+        assert_eq!(instant(-1.0), Timestamp::ZERO);
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+
+use serde_json::Map;
 
 use crate::admit::Quota;
 use crate::builder::Builder;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
-use crate::events::{Body, Change, Event, Kind, Pin};
+use crate::events::{Body, Change, Event, Kind, PROGRAM, Pin};
 use crate::incidents::{Incident, Post, PostError};
-use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS};
+use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS, instant, seconds};
 #[cfg(feature = "redis")]
 use crate::record::row::lock;
 use crate::upkeep::Upkeep;
@@ -122,7 +123,14 @@ impl Callers {
             )
         })?;
         let json = serde_json::to_string(&posted).unwrap_or_else(|_| "{}".to_owned());
-        log.say(id, now, Kind::Incident, Body::Incident(json.into()));
+        let last = posted.updates.last().map_or("", |last| last.body.as_str());
+        let said = format!("{} ({}) {last}", posted.name, posted.state.as_str());
+        let body = Body::Incident {
+            incident: json.into(),
+            said: said.trim_end().into(),
+            author: self.author().into(),
+        };
+        log.say(id, now, Kind::Incident, body);
         Ok(posted)
     }
 
@@ -142,7 +150,7 @@ impl Callers {
 }
 
 impl Brake {
-    /// A clamp to a rate, or a block, to the second.
+    /// A clamp to a rate, or a block.
     pub(crate) fn new(caller: &str, quota: Option<Quota>, until: Timestamp) -> Self {
         // `500/s, burst 500` is how a quota is shown; the rate is how it is written.
         let rate = |quota: Quota| {
@@ -152,7 +160,8 @@ impl Brake {
         Self {
             caller: caller.to_owned(),
             quota: quota.map(rate),
-            until: until.as_secs() as f64,
+            until: seconds(until),
+            ..Self::default()
         }
     }
 }
@@ -181,8 +190,7 @@ impl Upkeep {
         for brake in kept.brakes {
             if self.hold(&brake, now) {
                 let change = "still held, as before the restart";
-                self.watch
-                    .policy(Some(&brake.caller), change, "program", now);
+                self.watch.policy(Some(&brake.caller), change, PROGRAM, now);
             }
         }
         for expected in &kept.expected {
@@ -195,7 +203,7 @@ impl Upkeep {
 
     /// Announces load, unless its time is over.
     pub(crate) fn expect(&self, expected: &Expected, how: &str, now: Timestamp) {
-        let until = Timestamp::from_secs(expected.until.max(0.0) as u64);
+        let until = instant(expected.until);
         let factor = expected.factor;
         if until <= now || !factor.is_finite() {
             return;
@@ -207,7 +215,7 @@ impl Upkeep {
         });
         let change = format!("up to {factor} times the load expected, {how}");
         let caller = Some(&*expected.caller);
-        self.watch.policy(caller, &change, "program", now);
+        self.watch.policy(caller, &change, PROGRAM, now);
     }
 
     pub(crate) fn take_in_hand(&self, hand: &InHand, here: bool, now: Timestamp) {
@@ -226,12 +234,14 @@ impl Upkeep {
         let expected = expected.into_iter().map(|of| Expected {
             caller: of.caller,
             factor: of.factor,
-            until: of.until.as_secs() as f64,
+            until: seconds(of.until),
+            ..Expected::default()
         });
         let hands = hands.into_iter().map(|hand| InHand {
             caller: hand.caller.as_ref().into(),
             author: hand.author.as_ref().into(),
             t: hand.t,
+            ..InHand::default()
         });
         Some(Kept {
             brakes: self.brakes(),
@@ -250,17 +260,18 @@ impl Upkeep {
             text: pin.text.as_deref().map(Into::into),
             on: pin.on,
             at: Some(pin.t),
+            author: pin.author.as_deref().map(Into::into),
         };
-        self.watch.restore_pin(&self.core, restored, pin.t);
+        let said = pin.said.unwrap_or(pin.t);
+        self.watch.restore_pin(&self.core, restored, said);
     }
 
     /// Sets a brake, unless it is over or makes no sense.
     pub(crate) fn hold(&self, brake: &Brake, now: Timestamp) -> bool {
-        let left = brake.until - now.as_secs_f64();
-        if !(left > 0.0 && left.is_finite()) {
+        let until = instant(brake.until);
+        if until <= now || !brake.until.is_finite() {
             return false;
         }
-        let until = now + Duration::from_secs_f64(left.min(1e9));
         let quota = brake.quota.as_deref().map(str::parse::<Quota>);
         match quota {
             None => self.core.admission.block(&brake.caller, until, now),
@@ -328,12 +339,15 @@ pub(crate) fn pins(events: &[Arc<Event>]) -> Vec<KeptPin> {
             let pin = event.pin()?;
             let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
             Some(KeptPin {
-                t: event.t,
+                t: event.happened(),
+                said: Some(event.t).filter(|said| *said != event.happened()),
                 caller: text(&pin.caller),
                 pin: pin.pin.as_str().to_owned(),
                 version: text(&pin.version),
                 text: text(&pin.text),
                 on: pin.on,
+                author: text(&pin.author),
+                more: Map::new(),
             })
         })
         .collect();

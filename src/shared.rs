@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::admit::fleet::board::{Board, Note, Put};
 use crate::clock::Timestamp;
+use crate::events::PROGRAM;
 use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS};
 use crate::record::row::lock;
 use crate::upkeep::Upkeep;
@@ -69,7 +70,7 @@ impl Keeper {
 /// What was said of a caller, one thing at a time.
 trait Said: Clone {
     fn caller(&self) -> &str;
-    /// Times are whole seconds, which are rounded on their way.
+    /// Another version may round times to seconds.
     fn same(&self, other: &Self) -> bool;
     fn until(&self) -> f64;
 }
@@ -279,7 +280,7 @@ impl Upkeep {
                 }
                 _ => continue,
             };
-            self.watch.policy(Some(&caller), change, "program", now);
+            self.watch.policy(Some(&caller), change, PROGRAM, now);
         }
         let news;
         (own.expected, news) = changes(&ours.expected, &theirs.expected, &base.expected, seconds);

@@ -206,7 +206,7 @@ fn a_log_from_before_its_origin_says_the_same_at_its_own_time() {
         let mut said = events(&out);
         for event in &mut said {
             event["id"].take();
-            for place in ["/t", "/since", "/deploy/t"] {
+            for place in ["/t", "/at", "/since", "/deploy/t"] {
                 if let Some(t) = event.pointer_mut(place).filter(|t| t.is_number()) {
                     *t = Value::from(((t.as_f64().unwrap() - origin) * 1e3).round() as i64);
                 }

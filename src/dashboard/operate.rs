@@ -291,12 +291,10 @@ fn pin(callers: &Callers, new: NewPin) -> Result<Pin, Problem> {
             "t: use Unix seconds that are not in the future",
         ));
     }
-    let author = callers.author();
-    let text = new.text.map_or_else(
-        || format!("(by {author})"),
-        |text| format!("{text} (by {author})"),
-    );
-    let mut pin = Pin::new(change_named(&new.pin)).text(&text);
+    let mut pin = Pin::new(change_named(&new.pin));
+    if let Some(text) = &new.text {
+        pin = pin.text(text);
+    }
     if let Some(caller) = &new.caller {
         known(callers, caller)?;
         pin = pin.caller(caller);

@@ -108,7 +108,7 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
     let pins = events
         .iter()
         .filter(|event| event.kind == Kind::Pin && event.caller() == Some(name))
-        .filter_map(|event| Some(json!({ "t": event.t, "pin": event.pin()? })));
+        .filter_map(|event| Some(json!({ "t": event.happened(), "pin": event.pin()? })));
     let incidents = callers.incidents();
     let open: Vec<_> = incidents
         .iter()

@@ -5,13 +5,14 @@
 //! | kind | fields, beside `v id t kind service instance` |
 //! |---|---|
 //! | `runaway_started`, `runaway_updated`, `runaway_ended`, `service_degraded`, `service_recovered`, `crowd`, `crowd_ended` | `caller provenance owner contact signal route class factor baseline observed share_of_rise harm pattern deploy since`, and `expected acknowledged_by` |
-//! | `pin`, `ours` | `caller pin version text on` |
-//! | `incident` | `incident` |
+//! | `pin`, `ours` | `caller pin version text on at author` |
+//! | `incident` | `incident author` |
 //! | `policy` | `caller change author` |
 //!
 //! `baseline` and `observed` are requests per second for the signal `rate`, the share of errors for `errors`, requests
 //! in flight for `in_flight`, new names per second for `names`. Times are Unix seconds: `t` is when it was said,
-//! `since` when the change began. What the evidence does not single out is null. Readers ignore fields and kinds that
+//! `since` when a departure began, `at` when what is pinned was changed, which is often told later. Every change that somebody
+//! makes names its `author`; a runaway that somebody takes in hand, `acknowledged_by`. What the evidence does not single out is null. Readers ignore fields and kinds that
 //! they do not know.
 
 mod log;
@@ -47,6 +48,8 @@ pub struct Event {
 
 /// The author of what is done by itself.
 pub(crate) const OURSELVES: &str = "callerid";
+/// The author of what the program does that this is built into.
+pub(crate) const PROGRAM: &str = "program";
 
 /// What an event says, by kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +59,15 @@ pub enum Body {
     Finding(Box<Finding>),
     /// A change on the time line, a caller's or ours.
     Pin(Pin),
-    /// An incident, as a JSON object.
-    Incident(Arc<str>),
+    /// What people were told.
+    Incident {
+        /// The incident with all of its updates, as a JSON object.
+        incident: Arc<str>,
+        /// What was said this time: name, state and words.
+        said: Arc<str>,
+        /// By whom.
+        author: Arc<str>,
+    },
     /// A change of what a caller may do.
     Policy {
         /// Who may do more or less now; `None` where it concerns all.
@@ -131,8 +141,11 @@ pub struct Pin {
     pub text: Option<Arc<str>>,
     /// For what can be switched: on or off.
     pub on: Option<bool>,
-    /// When it happened, in Unix seconds, where that is not now.
+    /// When it happened, in Unix seconds, where that is not when it was said.
     pub at: Option<f64>,
+    /// Who has marked it; `None` where requests told of it. What [`Callers::pin`](crate::Callers::pin) is given here is
+    /// replaced by the author that the handle acts for.
+    pub author: Option<Arc<str>>,
 }
 
 /// A text beyond this many bytes is cut: pins come from people and programs outside.
@@ -255,8 +268,13 @@ impl Event {
             Body::Finding(finding) => finding.caller.as_deref(),
             Body::Pin(pin) => pin.caller.as_deref(),
             Body::Policy { caller, .. } => caller.as_deref(),
-            Body::Incident(_) => None,
+            Body::Incident { .. } => None,
         }
+    }
+
+    /// When what it tells of happened, in Unix seconds: for a pin, often before it was said.
+    pub(crate) fn happened(&self) -> f64 {
+        self.pin().and_then(|pin| pin.at).unwrap_or(self.t)
     }
 
     /// Tells its times on another clock.
@@ -271,7 +289,7 @@ impl Event {
                 }
             }
             Body::Pin(pin) => pin.at = pin.at.map(clock),
-            Body::Incident(_) | Body::Policy { .. } => {}
+            Body::Incident { .. } | Body::Policy { .. } => {}
         }
     }
 
@@ -296,8 +314,15 @@ impl Event {
                     .on
                     .map_or("null", |on| if on { "true" } else { "false" });
                 line.raw("on", on);
+                line.number("at", Some(self.happened()));
+                line.text("author", pin.author.as_deref());
             }
-            Body::Incident(incident) => line.raw("incident", incident),
+            Body::Incident {
+                incident, author, ..
+            } => {
+                line.raw("incident", incident);
+                line.text("author", Some(author));
+            }
             Body::Policy {
                 caller,
                 change,
@@ -360,13 +385,17 @@ mod tests {
 
     #[test]
     fn pins_policies_and_incidents_have_their_fields() {
-        let pin = Pin::new(Change::Flag)
+        let mut pin = Pin::new(Change::Flag)
             .caller("a")
             .text(&"é".repeat(200))
             .on(true);
-        let json = event(Kind::Pin, Body::Pin(pin)).to_json();
+        pin.author = Some("anna".into());
+        let said = event(Kind::Pin, Body::Pin(pin.clone())).to_json();
+        assert!(said.ends_with(r#""on": true, "at": 1761112930.25, "author": "anna"}"#));
+        let json = event(Kind::Pin, Body::Pin(pin.at(5.5))).to_json();
+        assert!(json.contains(r#""t": 1761112930.25, "#));
         assert!(json.ends_with(&format!(
-            r#""caller": "a", "pin": "flag", "version": null, "text": "{}", "on": true}}"#,
+            r#""caller": "a", "pin": "flag", "version": null, "text": "{}", "on": true, "at": 5.5, "author": "anna"}}"#,
             "é".repeat(128)
         )));
         let policy = Body::Policy {
@@ -376,9 +405,14 @@ mod tests {
         };
         let json = event(Kind::Policy, policy).to_json();
         assert!(json.ends_with(r#""caller": null, "change": "mode = \"off\"", "author": "anna"}"#));
-        let json = event(Kind::Incident, Body::Incident("{}".into())).to_json();
+        let told = Body::Incident {
+            incident: "{}".into(),
+            said: "slow (identified)".into(),
+            author: "anna".into(),
+        };
+        let json = event(Kind::Incident, told).to_json();
         assert!(json.ends_with(
-            r#""kind": "incident", "service": "prices", "instance": "7f3a", "incident": {}}"#
+            r#""kind": "incident", "service": "prices", "instance": "7f3a", "incident": {}, "author": "anna"}"#
         ));
     }
 }

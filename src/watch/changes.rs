@@ -18,10 +18,10 @@ pub struct OwnChange {
 /// The last change of a caller since a time.
 pub(super) fn pin_of(events: &[Arc<Event>], caller: &str, since: f64) -> Option<Pin> {
     let pins = events.iter().filter(|event| {
-        event.kind == Kind::Pin && event.t >= since && event.caller() == Some(caller)
+        event.kind == Kind::Pin && event.happened() >= since && event.caller() == Some(caller)
     });
-    let last = pins.max_by(|a, b| a.t.total_cmp(&b.t))?;
-    Some(last.pin()?.clone().at(last.t))
+    let last = pins.max_by(|a, b| a.happened().total_cmp(&b.happened()))?;
+    Some(last.pin()?.clone().at(last.happened()))
 }
 
 /// How long after the onset of a change, which is estimated, something of ours may still have caused it.
@@ -29,8 +29,8 @@ pub(crate) const LATE: f64 = 5.0;
 
 /// Our own last change until a time: by when it was made, which is not the order in which it was said.
 pub(crate) fn ours(events: &[Arc<Event>], until: f64) -> Option<OwnChange> {
-    let changes = events.iter().filter(|event| event.t <= until);
-    let changes = changes.filter_map(|event| Some((event.t, changed(event)?)));
+    let changes = events.iter().filter(|event| event.happened() <= until);
+    let changes = changes.filter_map(|event| Some((event.happened(), changed(event)?)));
     let (t, what) = changes.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     Some(OwnChange { t, what })
 }
@@ -79,11 +79,11 @@ mod tests {
             Kind::Ours,
             Body::Pin(Pin::new(Change::Deploy).version("2.1").text("started")),
         );
-        // Told late: a pin that was kept over the restart.
+        // Told late.
         say(
-            40.0,
+            105.0,
             Kind::Pin,
-            Body::Pin(Pin::new(Change::Flag).text("sale")),
+            Body::Pin(Pin::new(Change::Flag).text("sale").at(40.0)),
         );
         say(
             110.0,

@@ -67,7 +67,7 @@ impl Watch {
     pub(crate) fn tick(&self, core: &Core, now: Timestamp) {
         let mut inner = lock(&self.inner);
         for sighting in core.registry.sightings.take() {
-            self.deployed_by_itself(&mut inner, core, &sighting);
+            self.deployed_by_itself(&mut inner, core, &sighting, now);
         }
         let inner = &mut *inner;
         let load = inner.feed.look(core, now);
@@ -88,17 +88,17 @@ impl Watch {
 
     /// Says that a caller has changed something, or that we have. Deploys are evidence.
     pub(crate) fn pin(&self, core: &Core, pin: Pin, now: Timestamp) -> Arc<Event> {
-        let t = pin.at.unwrap_or(now.as_secs_f64());
-        self.learn(core, &pin, t);
-        self.say_pin(Kind::Pin, t, pin)
+        let now = now.as_secs_f64();
+        self.learn(core, &pin, pin.at.unwrap_or(now));
+        self.say_pin(Kind::Pin, now, pin)
     }
 
     /// Takes a pin that was kept or told by another replica.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn restore_pin(&self, core: &Core, pin: Pin, t: f64) {
-        self.learn(core, &pin, t);
+    pub(crate) fn restore_pin(&self, core: &Core, pin: Pin, said: f64) {
+        self.learn(core, &pin, pin.at.unwrap_or(said));
         let id = self.log.fresh_id();
-        self.log.say_again(id, t, Kind::Pin, Body::Pin(pin));
+        self.log.say_again(id, said, Kind::Pin, Body::Pin(pin));
     }
 
     /// A deploy is evidence, and every change is on the time line of the metrics.
@@ -147,7 +147,13 @@ impl Watch {
         self.log.say(id, now.as_secs_f64(), Kind::Policy, body);
     }
 
-    fn deployed_by_itself(&self, inner: &mut Inner, core: &Core, sighting: &Sighting) {
+    fn deployed_by_itself(
+        &self,
+        inner: &mut Inner,
+        core: &Core,
+        sighting: &Sighting,
+        now: Timestamp,
+    ) {
         let Sighting { entry, version, at } = sighting;
         inner.detector.deployed(entry.name(), version, *at);
         if let Some(row) = entry.row() {
@@ -155,11 +161,8 @@ impl Watch {
         }
         let name = shown(core, entry);
         let pin = Pin::new(Change::Deploy).caller(&name).version(version);
-        self.say_pin(
-            Kind::Pin,
-            at.as_secs_f64(),
-            pin.text("first seen in requests"),
-        );
+        let pin = pin.text("first seen in requests").at(at.as_secs_f64());
+        self.say_pin(Kind::Pin, now.as_secs_f64(), pin);
     }
 
     /// The last word on every open episode, the oldest first.

@@ -382,7 +382,9 @@ async fn an_incident_with_its_estimate_is_there_for_another_reader() {
         html.contains("2025-10-09T09:23:20Z") && html.contains("&lt;b&gt;slow"),
         "{html}"
     );
-    assert_eq!(table.callers.events().last().unwrap().kind, Kind::Incident);
+    let events = page.get("/v1/events").await.json();
+    let told = events["events"].as_array().unwrap().last().unwrap();
+    assert_eq!([&told["kind"], &told["author"]], ["incident", "local"]);
 
     act(
         &page,
@@ -449,13 +451,19 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
         .events()
         .iter()
         .filter(|event| event.kind == Kind::Pin)
-        .map(|event| (event.t, event.caller().unwrap().to_owned()))
+        .map(|event| serde_json::from_str::<Value>(&event.to_json()).unwrap())
+        .map(|pin| ["t", "at", "caller", "author"].map(|field| pin[field].clone()))
         .collect();
     assert_eq!(
         pins,
         [
-            ((NOW - 60) as f64, "checkout".to_owned()),
-            (NOW as f64, "search".to_owned())
+            [
+                json!(NOW),
+                json!(NOW - 60),
+                json!("checkout"),
+                json!("local")
+            ],
+            [json!(NOW), json!(NOW), json!("search"), json!("program")]
         ]
     );
     for (caller, let_in) in [("checkout", 5), ("search", 0), ("crawler", 10)] {
@@ -464,6 +472,50 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
         let counts = snapshot.caller(caller).unwrap().counts;
         assert_eq!(counts.by_class.total(), let_in, "{caller}");
     }
+}
+
+#[tokio::test]
+async fn a_pin_is_said_now_and_was_when_it_says_also_one_that_an_older_version_has_kept() {
+    let table = table(|builder| builder);
+    let page = table.page(Access::local_operator());
+    let pin = json!({"pin": "flag", "text": "sale", "t": NOW - 3_600});
+    assert_eq!(act(&page, "pin", pin).await.status, 200);
+    let said = page.get("/v1/events").await.json();
+    let said = said["events"].as_array().unwrap().last().unwrap();
+    let times = |event: &Value| [&event["t"], &event["at"]].map(|t| t.as_f64().unwrap());
+    assert_eq!(times(said), [NOW as f64, (NOW - 3_600) as f64]);
+    assert_eq!([&said["text"], &said["author"]], ["sale", "local"]);
+
+    let state = State::new("older");
+    let old = json!({"v": 1, "pins": [{"t": NOW - 60, "caller": null, "pin": "cache", "version": null, "text": "flushed", "on": null}]});
+    fs::write(&state.0, old.to_string()).unwrap();
+    let events = state.table().callers.events();
+    let kept = events.iter().find(|event| event.kind == Kind::Pin).unwrap();
+    let kept = serde_json::from_str(&kept.to_json()).unwrap();
+    assert_eq!(times(&kept), [(NOW - 60) as f64; 2]);
+}
+
+#[tokio::test]
+async fn a_clamp_ends_when_it_was_to_end_also_after_a_restart() {
+    let state = State::new("instant");
+    {
+        let table = state.table();
+        table.send("x-client-id", "loud", 200, 1).await;
+        table.clock.advance(Duration::from_millis(750));
+        let block = json!({"caller": "loud", "seconds": 2});
+        let page = table.page(Access::local_operator());
+        assert_eq!(act(&page, "block", block).await.status, 200);
+    }
+    let again = state.table();
+    let served = async |table: &Table| {
+        table.send("x-client-id", "loud", 200, 1).await;
+        let snapshot = table.callers.snapshot();
+        snapshot.caller("loud").unwrap().counts.by_class.total()
+    };
+    again.clock.advance(Duration::from_millis(2_700));
+    assert_eq!(served(&again).await, 0);
+    again.clock.advance(Duration::from_millis(100));
+    assert_eq!(served(&again).await, 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use callerid::events::{Harm, Kind, Pattern, Signal};
+use callerid::events::{Change, Harm, Kind, Pattern, Pin, Signal};
+use callerid::incidents::Post;
 use callerid::{Class, Provenance, Window};
 
 use crate::support::START;
@@ -267,6 +268,15 @@ fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_go
         .on_behalf_of("anna")
         .clamp("checkout", "20/s", seconds(60))
         .unwrap();
+    let post = Post {
+        name: Some("Prices are slow".into()),
+        body: Some("we look".into()),
+        ..Post::default()
+    };
+    let anna = callers.on_behalf_of("anna");
+    anna.post_incident(post).unwrap();
+    let onset = world.first(Kind::RunawayStarted).t;
+    anna.pin(Pin::new(Change::Flag).text("sale").at(onset - 15.0));
     world.run(seconds(30));
     let open = callers.report(&id).unwrap();
     assert_eq!(open.said.1, None);
@@ -327,6 +337,8 @@ fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_go
         "/v1/orders",
         "checkout: deploy v42",
         "anna changed what checkout may do: clamped to 20/s",
+        "anna told people: Prices are slow (investigating) we look",
+        "we: flag sale (by anna)",
         "| search |",
     ] {
         assert!(markdown.contains(part), "{part} is missing in\n{markdown}");
@@ -334,7 +346,23 @@ fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_go
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
     assert_eq!(json["finding"]["caller"], "checkout");
     assert_eq!(json["hurt"][0]["caller"], "search");
-    assert!(json["timeline"].as_array().unwrap().len() >= 4);
+    let timeline = json["timeline"].as_array().unwrap();
+    assert!(timeline.len() >= 4);
+    // What is told late has its place by when it was.
+    let kinds = timeline.iter().map(|event| &event["kind"]);
+    let place = |kind: &str| kinds.clone().position(|of| of == kind);
+    assert!(place("runaway_started") > Some(0));
+    let sale = timeline
+        .iter()
+        .position(|event| event["text"] == "sale")
+        .unwrap();
+    assert!(Some(sale) < place("runaway_started"));
+    assert_eq!(timeline[sale]["at"], onset - 15.0);
+    assert!(timeline[sale]["t"].as_f64().unwrap() > onset);
+    assert_eq!(
+        timeline[place("incident").unwrap()]["incident"]["name"],
+        "Prices are slow"
+    );
     world.run(seconds(7_200));
     assert_eq!(callers.report(&id).unwrap(), report);
     assert_eq!(callers.report("prices/7f3a/0"), None);

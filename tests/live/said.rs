@@ -178,6 +178,9 @@ fn our_own_start_and_every_change_of_a_limit_are_events_with_an_author() {
         )
     );
     assert_eq!(events[5].caller(), None);
+    for pinned in &events[5..] {
+        assert_eq!(pinned.pin().unwrap().author.as_deref(), Some("anna"));
+    }
     assert_eq!(events[6].caller(), Some("checkout"));
     let ids: std::collections::HashSet<_> = events.iter().map(|event| &event.id).collect();
     assert_eq!(ids.len(), events.len());

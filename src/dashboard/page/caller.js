@@ -125,7 +125,7 @@ function faces(caller) {
 function pins(events, name) {
   const own = events.filter((event) => (event.kind === "pin" && event.caller === name) || (event.kind === "policy" && event.caller === name));
   if (!own.length) return empty("None is known.");
-  return el("ul", {}, own.slice(-8).reverse().map((event) => el("li", {}, `${when(event.t)}: ${[event.pin, event.version, event.text, event.change, event.author ? `by ${event.author}` : null].filter(Boolean).join(" ")}`)));
+  return el("ul", {}, own.slice(-8).reverse().map((event) => el("li", {}, `${when(event.at ?? event.t)}: ${[event.pin, event.version, event.text, event.change, event.author ? `by ${event.author}` : null].filter(Boolean).join(" ")}`)));
 }
 
 /** The view of one caller. It is written anew with each answer, and keeps the focus where it is. */

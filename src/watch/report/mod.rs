@@ -262,8 +262,9 @@ impl Record {
             let of_caller = event.caller().is_none() || event.caller() == caller.as_deref();
             event.id == self.id || (event.finding().is_none() && of_caller)
         };
-        let inside =
-            |event: &&Arc<Event>| event.t >= from && end.is_none_or(|end| event.t <= end + 1.0);
+        let inside = |event: &&Arc<Event>| {
+            event.happened() >= from && end.is_none_or(|end| event.happened() <= end + 1.0)
+        };
         let mut refused = 0;
         if let Some(row) = self.row() {
             let onset = self.since() as u64;
@@ -271,15 +272,13 @@ impl Record {
             let since = steps.coarse().filter(|step| step.at + 10 > onset);
             refused = since.map(|step| u64::from(step.refused)).sum();
         }
+        let timeline = events.iter().filter(concerns).filter(inside);
+        let mut timeline: Vec<_> = timeline.cloned().collect();
+        timeline.sort_by(|a, b| a.happened().total_cmp(&b.happened()));
         Some(Report {
             id: Arc::clone(&self.id),
             said: (self.first.t, end),
-            timeline: events
-                .iter()
-                .filter(concerns)
-                .filter(inside)
-                .cloned()
-                .collect(),
+            timeline,
             ours: ours(events, self.since() + LATE),
             refused,
             details: self.details(),

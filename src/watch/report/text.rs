@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Report;
-use crate::events::Event;
+use crate::events::{Body, Event, PROGRAM};
 use crate::json::Line;
 use crate::watch::words::in_words;
 
@@ -38,7 +38,7 @@ impl Report {
         row("refused", self.refused.to_string());
         let _ = writeln!(text, "\n## Timeline\n");
         for event in &self.timeline {
-            let _ = writeln!(text, "* {} {}", utc(event.t), escape(&line(event)));
+            let _ = writeln!(text, "* {} {}", utc(event.happened()), escape(&line(event)));
         }
         if !self.details.is_empty() {
             let _ = writeln!(
@@ -160,13 +160,16 @@ fn line(event: &Event) -> String {
                 pin.text.as_deref(),
             ];
             let words: Vec<_> = words.into_iter().flatten().collect();
-            format!("{who}: {}", words.join(" "))
+            let author = pin.author.as_deref().filter(|by| *by != PROGRAM);
+            let author = author.map_or_else(String::new, |by| format!(" (by {by})"));
+            format!("{who}: {}{author}", words.join(" "))
         }
-        (crate::events::Body::Policy { change, author, .. }, ..) => {
+        (Body::Incident { said, author, .. }, ..) => format!("{author} told people: {said}"),
+        (Body::Policy { change, author, .. }, ..) => {
             let who = event.caller().unwrap_or("everybody");
             format!("{author} changed what {who} may do: {change}")
         }
-        _ => event.kind.as_str().to_owned(),
+        (Body::Finding(_) | Body::Pin(_), ..) => event.kind.as_str().to_owned(),
     }
 }
 
