@@ -313,7 +313,8 @@ impl Config {
 impl Builder {
     /// Reads policies and the roster from a `callerid.toml`. Said more than once, later files win field by field:
     /// one roster for the organisation, one file for each service. What the files leave open, the program says.
-    /// `CALLERID_MODE` in the environment overrules `mode`.
+    /// `CALLERID_MODE` in the environment overrules `mode`. Every field is shown in
+    /// [`docs::configuration`](crate::docs::configuration).
     ///
     /// # Errors
     ///

@@ -6,6 +6,12 @@ pub mod limits {}
 #[doc = include_str!("detection.md")]
 pub mod detection {}
 
+#[doc = include_str!("configuration.md")]
+#[doc = "```toml"]
+#[doc = include_str!("../../examples/callerid.toml")]
+#[doc = "```"]
+pub mod configuration {}
+
 #[doc = include_str!("protection.md")]
 pub mod protection {}
 
