@@ -21,7 +21,8 @@ const WHOLE: &str = include_str!("../../examples/callerid.toml");
 #[test]
 fn the_whole_file_of_the_guide_has_no_mistake() {
     let clock = ManualClock::at(START);
-    builder(&clock).config("examples/callerid.toml").unwrap();
+    let read = builder(&clock).config("examples/callerid.toml");
+    assert_eq!(read.err().map(|error| error.to_string()), None);
 }
 
 #[test]
