@@ -53,10 +53,14 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     let folder = std::env::temp_dir().join(format!("callerid-browser-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let state = folder.join("state.json");
+    let policies = folder.join("callerid.toml");
+    std::fs::write(&policies, "[caller.search]\nquota = \"500/s\"\n").unwrap();
     let demo = Demo::ready(Running::start(
         demo()
             .args(["--listen", "127.0.0.1:0", "--state"])
-            .arg(&state),
+            .arg(&state)
+            .arg("--config")
+            .arg(&policies),
     ));
     let page = format!("http://{}/callerid/", demo.address);
     let driver = Driver::start();
@@ -198,6 +202,17 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
         "{address}"
     );
     let reader = driver.browser();
+    // What applies to others: a quota, or nothing.
+    for (caller, limits) in [
+        ("search", "500/s, burst 500"),
+        ("web-shop", "limits of its own\nnone"),
+    ] {
+        reader.open("about:blank");
+        reader.open(&format!("{page}#caller={caller}"));
+        let shown = reader.shows("#caller", limits);
+        assert_eq!(shown.contains("is refused"), caller == "search", "{shown}");
+    }
+    reader.open("about:blank");
     reader.open(address.as_str().unwrap());
     reader.shows("#caller", "missing");
     assert_no_obstacles(&reader, "in the outage, light");
@@ -211,6 +226,18 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     browser.click("//dialog//button[. = 'Publish']");
     browser.shows("#incidents", "Orders are slow");
     reader.shows("#incidents", "expected to be over at");
+    browser.size(1440, 1040);
+    browser.run("scrollTo(0, 0)");
+    until("what was said is gone from the corner", || {
+        browser
+            .text("#said")
+            .filter(|said| !said.is_empty())
+            .is_none()
+            .then_some(())
+    });
+    settle(&browser);
+    browser.screenshot("held-and-told", false);
+    browser.size(1440, 1000);
     reader.open(&format!("{page}status"));
     let status = reader.shows("main", "Orders are slow");
     assert!(status.contains("expected to be over: 20"), "{status}");
@@ -352,6 +379,21 @@ fn names_are_text_and_a_keyboard_is_enough() {
     browser.shows("#table", HOSTILE);
     let rows = browser.run("return document.querySelectorAll('#table tbody tr').length");
     assert!(rows.as_u64() > Some(300), "{rows}");
+    let took = browser.run(
+        "const field = document.querySelector('#filter');
+         const filter = (text) => { field.value = text; field.dispatchEvent(new Event('input')); };
+         const sort = (nth) => document.querySelectorAll('#table thead button')[nth].click();
+         const acts = [['sorted by name', () => sort(0)], ['turned round', () => sort(0)], ['sorted by rate', () => sort(1)],
+             ['filtered to a hundred', () => filter('team-1')], ['to none', () => filter('no such')], ['all made anew', () => filter('')]];
+         return acts.map(([what, act]) => {
+             const began = performance.now();
+             act();
+             document.body.offsetHeight; // It is laid out too.
+             return `${what} ${(performance.now() - began).toFixed(1)} ms`;
+         }).join(', ')",
+    );
+    println!("{rows} rows, script and layout: {}", took.as_str().unwrap());
+    browser.run("location.hash = ''");
 
     // Every row, and one by one.
     for name in [HOSTILE, METHOD, "__unknown__"] {

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::admit::Mode;
 use crate::caller::UNKNOWN;
 use crate::callers::Callers;
 use crate::outcome::Class;
-use crate::snapshot::{CallerSnapshot, UnknownSnapshot};
+use crate::snapshot::{CallerSnapshot, CeilingSnapshot, UnknownSnapshot};
 
 type Buckets = Vec<(Option<f64>, u64)>;
 
@@ -19,6 +20,9 @@ struct Drill<'a> {
     histograms: Vec<(Class, Buckets)>,
     runbook: Option<&'a str>,
     tier: Option<&'a str>,
+    /// What its limits do, which the switch may say less of.
+    acts: Option<Mode>,
+    ceiling: Option<CeilingSnapshot>,
     /// What requests without identity look like.
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<UnknownSnapshot>,
@@ -48,6 +52,8 @@ pub(super) fn of(callers: &Callers, name: &str) -> Option<String> {
         histograms: histograms.unwrap_or_default(),
         runbook: account.and_then(|account| account.runbook.as_deref()),
         tier: account.and_then(|account| account.tier.as_deref()),
+        acts: caller.policy.map(|policy| policy.mode.min(callers.mode())),
+        ceiling: CeilingSnapshot::take(&core.admission),
         unknown: (name == UNKNOWN).then(|| UnknownSnapshot::take(registry)),
     };
     serde_json::to_string(&drill).ok()

@@ -101,7 +101,8 @@ pub(super) fn table(lines: &[Line]) -> String {
             .collect();
         let _ = write!(
             rows,
-            "<tr><td>{}</td><td>{}</td><td>{:.1}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td class=\"number\">{:.1}</td><td>{}</td>\
+             <td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
             escape(&line.caller),
             contact.join(", "),
             line.rate,

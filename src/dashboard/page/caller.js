@@ -100,16 +100,19 @@ function histograms(caller) {
   });
 }
 
+const ACTS = { enforce: "is refused", shadow: "is counted and let in", observe: "is let in: the mode is observe", off: "is let in: the mode is off" };
+
 function policy(caller) {
-  const { policy: of, counts } = caller;
+  const { policy: of, counts, ceiling } = caller;
   const rows = [];
-  if (of) {
+  if (of && (of.quota !== null || of.max_in_flight !== null)) {
     rows.push(["quota", of.quota === null ? "none" : `${number(of.quota)}/s, burst ${of.burst}`]);
     rows.push(["in flight", of.max_in_flight === null ? "no limit of its own" : `at most ${of.max_in_flight}`]);
-    rows.push(["its limits", of.mode === "enforce" ? "refuse" : "only count what they would refuse"]);
+    rows.push(["what is beyond", ACTS[caller.acts] ?? caller.acts]);
   } else {
-    rows.push(["limits", "none has been met"]);
+    rows.push(["limits of its own", "none: no quota, no limit in flight"]);
   }
+  if (ceiling) rows.push(["ceiling of all callers", `${number(ceiling.max_in_flight)} in flight, ${number(ceiling.in_flight)} now${ceiling.mode === "enforce" ? "" : "; only counted"}`]);
   for (const [reason, count] of Object.entries(counts.refused)) rows.push([`refused: ${reason}`, number(count)]);
   for (const [reason, count] of Object.entries(counts.would_refuse)) rows.push([`would refuse: ${reason}`, number(count)]);
   if (caller.tier) rows.push(["tier", caller.tier]);

@@ -36,6 +36,9 @@ function curve(of, offered, t, since) {
 const scale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
 const font = (by) => `${Math.round(12 * by)}px system-ui, sans-serif`;
 
+// On the right, half of the last time below.
+const padding = () => [null, 30 * scale(), null, null];
+
 const axes = (log, by) => [
   {
     stroke: css("--muted"),
@@ -196,6 +199,7 @@ export class Traffic {
         ...this.size(),
         scales: scales(log),
         axes: axes(log, scale()),
+        padding: padding(),
         series: [{}, series(REST), ...this.order.map(series)],
         legend: { show: false },
         cursor: { drag: { x: true, y: false, setScale: true }, focus: { prox: 20 } },
@@ -313,6 +317,7 @@ export class Proof {
           ...this.size(),
           scales: scales(false),
           axes: axes(false, scale()),
+          padding: padding(),
           legend: { show: false },
           cursor: { drag: { x: false, y: false } },
           series: [
