@@ -123,14 +123,18 @@ impl Loaded {
     }
 }
 
-/// Where a text is no TOML, without the text: a secret may stand in it.
+/// Where a text is no TOML, without the text: a secret may stand in it. Names of tables and fields are none.
 fn said(error: &toml::de::Error, text: &str) -> String {
-    let before = error
-        .span()
-        .and_then(|span| text.get(..span.start))
-        .unwrap_or_default();
+    let span = error.span().unwrap_or_default();
+    let before = text.get(..span.start).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    format!("line {line}: {}", error.message())
+    if error.message() != "duplicate key" {
+        return format!("line {line}: {}", error.message());
+    }
+    let head = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let head = head.strip_prefix('[').and_then(|head| head.split_once(']'));
+    let name = head.map_or(text.get(span).unwrap_or_default(), |(name, _)| name.trim());
+    format!("line {line}: {name} is there twice; write all that it says in one place")
 }
 
 /// Later wins, field by field. A quota brings its own burst: without one, the earlier burst does not stay.

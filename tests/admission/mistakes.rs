@@ -294,11 +294,60 @@ fn what_is_no_toml_is_said_with_its_line_and_without_its_text() {
     let said = problems("mode = \"enforce\"\n[caller.a]\nowner = hunter2\n");
     assert!(said[0].contains("line 3"), "{said:?}");
     assert!(!said[0].contains("hunter2"), "{said:?}");
-    let twice = problems("[caller.a]\nowner = \"x\"\n[caller.a]\nowner = \"y\"\n");
-    assert!(
-        twice[0].contains("line 3") && twice[0].contains("duplicate"),
-        "{twice:?}"
+}
+
+#[test]
+fn what_is_there_twice_is_said_with_its_line_its_name_and_the_remedy() {
+    for (text, said) in [
+        (
+            "[caller.a]\nowner = \"x\"\n[caller.a]\nowner = \"y\"\n",
+            "line 3: caller.a is",
+        ),
+        (
+            "caller.a.owner = \"x\"\n [caller.\"a\"] # again\n",
+            "line 2: caller.\"a\" is",
+        ),
+        (
+            "[caller.a]\nowner = \"x\"\nowner = \"hunter2\"\n",
+            "line 3: owner is",
+        ),
+    ] {
+        let problems = problems(text);
+        let said = format!("{said} there twice; write all that it says in one place");
+        assert!(problems[0].ends_with(&said), "{problems:?}");
+        assert_eq!(problems.len(), 1);
+    }
+}
+
+#[test]
+fn every_kind_of_bad_input_is_said_at_once() {
+    let said = problems(
+        r#"
+[default]
+quota = "10/fortnight"
+burst = -5
+[caller.batch]
+quota = "2/s"
+cost."POST /v1/orders" = 3
+[caller.checkout]
+tier = "gold"
+max_in_flight = 0
+block_until = "2020-01-01T00:00:00Z"
+[fleet]
+namespace = "prices-prod"
+redis = "redis://:hunter2@redis:6379"
+"#,
     );
+    let wanted = [
+        "caller.batch.cost.\"POST /v1/orders\": 3 is above the burst of \"2/s, burst 2\"; use a burst of 3 or more",
+        "caller.checkout.block_until: is in the past; use a later time, or leave it out",
+        "caller.checkout.max_in_flight: 0 lets nothing through; use 1 or more",
+        "caller.checkout.tier: there is no tier \"gold\"; add [tier.gold]",
+        "default.burst: -5 is not a whole number; use 1 to 4294967295",
+        "default.quota: \"10/fortnight\" is not a rate; use N/s, N/min or N/h",
+        "fleet.redis: holds a password; put the address into the environment: { env = \"REDIS_URL\" }",
+    ];
+    assert_eq!(said, wanted);
 }
 
 #[test]
