@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::hostile::parrot;
 use crate::outages::{all_are, calmly, is_whole, is_whole_soon, troubles};
 use crate::programs::{Demo, until};
 use crate::server::{Redis, calls};
-use crate::sharing::{degraded, replica};
+use crate::sharing::{all_troubles, degraded, replica};
 
 /// A quota whose tokens do not come back while a test runs.
 const SPENT: &str = "[default]\nquota = \"1/h\"\nburst = 20\n";
@@ -226,22 +225,89 @@ fn a_redis_whose_clock_is_stepped_locks_nobody_out_for_longer_than_a_burst_takes
     is_whole(std::slice::from_ref(&demo), "after-the-step");
 }
 
-#[test]
-fn answers_of_a_server_that_is_not_ready_are_no_answers() {
-    for says in [
-        "-LOADING Redis is loading the dataset in memory\r\n",
-        "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
-        "-BUSY Redis is busy running a script.\r\n",
-        "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
-        "-READONLY You can't write against a read only replica.\r\n",
-        "-NOAUTH Authentication required.\r\n",
-        "-ERR max number of clients reached\r\n",
-    ] {
-        let demo = replica(&parrot(says), SPENT);
-        assert_eq!(admitted(&demo, "a", 30), 20, "{says}");
-        assert!(degraded(&demo), "{says}");
-        assert_eq!(said(&demo, &[]), 1, "{says}");
+/// A server is in trouble: who was there before and who starts now are on their own, and say so once.
+fn all_are_alone(before: &Demo, redis: &Redis) {
+    for caller in 0..10 {
+        assert_eq!(admitted(before, &format!("caller-{caller}"), 1), 1);
     }
+    all_are(std::slice::from_ref(before), "it is said", true);
+    let late = replica(&redis.url(), SPENT);
+    assert_eq!(admitted(&late, "late", 30), 20, "its share");
+    assert!(degraded(&late));
+    for demo in [before, &late] {
+        until("some attempts more have failed", || {
+            (all_troubles(demo) >= 5.0).then_some(())
+        });
+        assert_eq!(said(demo, &[]), 1);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ready_is_no_engine_until_it_is() {
+    let dead = &["REPLICAOF", "127.0.0.1", "1"][..];
+    let alive = &["REPLICAOF", "NO", "ONE"][..];
+    let stale = &["CONFIG", "SET", "replica-serve-stale-data", "no"][..];
+    for (says, to, break_it, mend_it) in [
+        ("READONLY", &["SET", "x", "1"][..], &[dead][..], alive),
+        ("MASTERDOWN", &["GET", "x"], &[stale, dead], alive),
+        (
+            "OOM",
+            &["SET", "x", "1"],
+            &[&["CONFIG", "SET", "maxmemory", "1"]],
+            &["CONFIG", "SET", "maxmemory", "0"],
+        ),
+    ] {
+        let redis = Redis::start();
+        let demo = replica(&redis.url(), SPENT);
+        assert_eq!(admitted(&demo, "a", 1), 1);
+        assert!(redis.say_all(break_it).iter().all(|said| said == "OK"));
+        let answer = redis.say(to).join(" ");
+        assert!(answer.starts_with(says), "{answer}");
+        all_are_alone(&demo, &redis);
+        assert!(troubles(&demo, "script") >= 1.0, "{says}");
+        assert_eq!(redis.say(mend_it), ["OK"]);
+        all_are(&[demo], "it is whole again", false);
+    }
+}
+
+#[test]
+fn a_server_that_still_loads_is_no_engine_until_it_has() {
+    // So slow that it is not done before it is told to be.
+    let slow = [
+        ["--key-load-delay", "50000"],
+        ["--loading-process-events-interval-bytes", "1024"],
+    ];
+    let mut redis = Redis::reserved(&slow.concat());
+    redis.run();
+    let demo = replica(&redis.url(), SPENT);
+    assert_eq!(admitted(&demo, "a", 1), 1);
+    let fill = "for key = 1, 4000 do redis.call('SET', key, string.rep('x', 2048)) end return 'OK'";
+    assert_eq!(redis.say(&["EVAL", fill, "0"]), ["OK"]);
+    assert_eq!(redis.say(&["SAVE"]), ["OK"]);
+    redis.kill();
+    redis.run();
+    let answer = redis.say(&["GET", "x"]).join(" ");
+    assert!(answer.starts_with("LOADING"), "{answer}");
+    all_are_alone(&demo, &redis);
+    assert_eq!(redis.say(&["CONFIG", "SET", "key-load-delay", "0"]), ["OK"]);
+    all_are(&[demo], "it is whole again", false);
+}
+
+#[test]
+fn a_server_that_takes_no_more_connections_is_no_engine_until_it_does() {
+    let redis = Redis::start();
+    let demo = replica(&redis.url(), SPENT);
+    assert_eq!(admitted(&demo, "a", 1), 1);
+    let mut only = redis.connection();
+    let full = [
+        &["CONFIG", "SET", "maxclients", "1"][..],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+    ];
+    let said: Vec<_> = full.iter().flat_map(|words| only.say(words)).collect();
+    assert_eq!(said, ["OK", "1"]);
+    all_are_alone(&demo, &redis);
+    assert_eq!(only.say(&["CONFIG", "SET", "maxclients", "100"]), ["OK"]);
+    all_are(&[demo], "it is whole again", false);
 }
 
 #[test]

@@ -4,15 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use crate::programs::{Demo, until};
+use crate::outages::troubles;
 use crate::server::Redis;
 use crate::sharing::{all_troubles, degraded, replica, undisturbed};
 
 const POLICIES: &str = "[default]\nquota = \"1/h\"\nburst = 20\n";
-
-fn errors(demo: &Demo, kind: &str) -> f64 {
-    demo.metric("callerid_limiter_backend_errors_total", &[("kind", kind)])
-}
 
 #[test]
 fn scripts_that_the_server_has_forgotten_are_told_again() {
@@ -88,42 +84,13 @@ fn what_others_write_under_our_keys_costs_nobody_a_request() {
             let admitted = statuses.filter(|status| *status == 200).count();
             // What others write is no trouble.
             for kind in ["script", "protocol", "connect"] {
-                assert_eq!(errors(&demo, kind), 0.0, "{words:?}");
+                assert_eq!(troubles(&demo, kind), 0.0, "{words:?}");
             }
             (all_troubles(&demo), admitted)
         });
         // "inf" is an arrival beyond the burst: an empty bucket, as after a failover. The others are full ones.
         let wanted = if words == ["SET", "inf"] { 0 } else { 5 };
         assert_eq!(admitted, wanted, "{words:?}");
-    }
-}
-
-#[test]
-fn a_server_that_may_not_write_is_no_engine_until_it_may() {
-    for (break_it, mend_it) in [
-        (
-            &["REPLICAOF", "127.0.0.1", "1"][..],
-            &["REPLICAOF", "NO", "ONE"][..],
-        ),
-        (
-            &["CONFIG", "SET", "maxmemory", "1"],
-            &["CONFIG", "SET", "maxmemory", "0"],
-        ),
-    ] {
-        let redis = Redis::start();
-        let demo = replica(&redis.url(), POLICIES);
-        assert_eq!(demo.get("/v1/prices/a", "a").status, 200);
-        assert_eq!(redis.say(break_it), ["OK"]);
-        for caller in 0..10 {
-            assert_eq!(
-                demo.get("/v1/prices/a", &format!("caller-{caller}")).status,
-                200
-            );
-        }
-        until("it is said", || degraded(&demo).then_some(()));
-        assert!(errors(&demo, "script") >= 1.0);
-        assert_eq!(redis.say(mend_it), ["OK"]);
-        until("it is whole again", || (!degraded(&demo)).then_some(()));
     }
 }
 
@@ -135,11 +102,11 @@ fn a_server_that_lets_us_touch_no_key_is_no_engine() {
     let url = format!("redis://narrow:pw@127.0.0.1:{}", redis.port);
     let demo = replica(&url, POLICIES);
     assert_eq!(demo.get("/v1/prices/a", "a").status, 200);
-    assert!(degraded(&demo) && errors(&demo, "script") >= 1.0);
+    assert!(degraded(&demo) && troubles(&demo, "script") >= 1.0);
 }
 
 /// A server that says the same to everything, once for each command.
-pub(crate) fn parrot(says: &'static str) -> String {
+fn parrot(says: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -183,5 +150,5 @@ fn answers_that_are_none_of_ours_are_not_believed() {
     let demo = replica(&parrot(":1\r\n"), POLICIES);
     let statuses = (0..30).map(|_| demo.get("/v1/prices/a", "a").status);
     assert_eq!(statuses.filter(|status| *status == 200).count(), 20);
-    assert!(errors(&demo, "protocol") >= 1.0);
+    assert!(troubles(&demo, "protocol") >= 1.0);
 }

@@ -90,7 +90,13 @@ impl Redis {
 
     /// The same to one command after the other, over one connection.
     pub(crate) fn say_all(&self, commands: &[&[&str]]) -> Vec<String> {
-        say_to(self.port, commands)
+        let mut connection = self.connection();
+        let said = commands.iter().map(|words| connection.say(words));
+        said.flatten().collect()
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        Connection::new(self.port)
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {
@@ -105,28 +111,33 @@ impl Redis {
     }
 }
 
-/// What the server of this port says to one command after the other.
-fn say_to(port: u16, commands: &[&[&str]]) -> Vec<String> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    let mut answers = BufReader::new(stream);
-    let mut said = Vec::new();
-    for words in commands {
+/// A connection that stays.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn new(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) fn say(&mut self, words: &[&str]) -> Vec<String> {
         let mut command = format!("*{}\r\n", words.len());
-        for word in *words {
+        for word in words {
             write!(command, "${}\r\n{word}\r\n", word.len()).unwrap();
         }
-        answers.get_mut().write_all(command.as_bytes()).unwrap();
-        said.extend(read(&mut answers));
+        self.0.get_mut().write_all(command.as_bytes()).unwrap();
+        read(&mut self.0)
     }
-    said
 }
 
 /// How often the server of this port was given a command.
 pub(crate) fn calls(port: u16, command: &str) -> usize {
-    let stats = say_to(port, &[&["INFO", "commandstats"]]).join("\n");
+    let stats = Connection::new(port)
+        .say(&["INFO", "commandstats"])
+        .join("\n");
     let prefix = format!("cmdstat_{command}:calls=");
     let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix));
     let calls = calls.and_then(|rest| rest.split(',').next());
