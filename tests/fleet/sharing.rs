@@ -234,14 +234,20 @@ fn local_replicas_have_their_share_by_their_number() {
 
 type Response = http::Response<callerid::middleware::ResponseBody<String>>;
 
-/// The layer without a runtime: nothing of ours needs the user's to be tokio.
-fn answer_without_a_runtime(callers: &Callers, name: &str) -> Response {
-    let answer = service_fn(async |_: Request<()>| {
-        Ok::<_, std::convert::Infallible>(http::Response::new("x".to_owned()))
+/// A request through the layer.
+pub(crate) fn ask(callers: &Callers, name: &str) -> impl Future<Output = Response> + use<> {
+    let answer = service_fn(|_: Request<()>| {
+        let answer = http::Response::new("x".to_owned());
+        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
     });
     let request = Request::builder().header("x-client-id", name).body(());
-    let mut service = callers.layer().layer(answer);
-    block_on(service.call(request.unwrap())).unwrap()
+    let answer = callers.layer().layer(answer).call(request.unwrap());
+    async { answer.await.unwrap() }
+}
+
+/// The layer without a runtime: nothing of ours needs the user's to be tokio.
+fn answer_without_a_runtime(callers: &Callers, name: &str) -> Response {
+    block_on(ask(callers, name))
 }
 
 pub(crate) fn status_without_a_runtime(callers: &Callers, name: &str) -> u16 {
