@@ -45,7 +45,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admit::{Ask, Policies, Policy, Remembered, Style, Subject};
+    use crate::admit::{Ask, Gate, Policies, Policy, Remembered, Style, Subject};
     use crate::caller::Provenance;
     use crate::clock::Timestamp;
     use crate::outcome::Reason;
@@ -56,13 +56,17 @@ mod tests {
         Admission::new(policies, Mode::Enforce, Style::default(), NOW)
     }
 
-    /// What becomes of three requests of a caller with a brake on, and of so many after it is released.
+    /// What becomes of three requests of a caller with a brake on, and of so many after it is released, while another
+    /// has one on.
     fn refused(admission: &Admission, after: usize) -> Vec<Option<Reason>> {
-        let subject = Subject {
-            name: "a",
+        let subject = |name| Subject {
+            name,
             provenance: Provenance::Verified,
             proven: true,
         };
+        let other = admission.seat(&subject("other"));
+        admission.brake(&other, Quota::per_hour(1), None, Mode::Enforce);
+        let subject = subject("a");
         let seat = admission.seat(&subject);
         let ask = Ask {
             method: "GET",
@@ -95,6 +99,25 @@ mod tests {
     fn a_brake_holds_until_it_is_released() {
         let admission = admission(Policies::default());
         assert_eq!(refused(&admission, 1), [None, HELD, HELD, None]);
+    }
+
+    #[test]
+    fn who_was_released_last_leaves_nobody_to_look_at() {
+        let admission = admission(Policies::default());
+        let subject = Subject {
+            name: "a",
+            provenance: Provenance::Verified,
+            proven: true,
+        };
+        let seat = admission.seat(&subject);
+        for _ in 0..2 {
+            assert_eq!(admission.gate(), Gate::Open);
+            admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
+            assert_eq!(admission.gate(), Gate::Guarded);
+            admission.release(&seat);
+        }
+        admission.release(&seat);
+        assert_eq!(admission.gate(), Gate::Open);
     }
 
     #[test]

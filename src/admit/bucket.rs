@@ -411,18 +411,18 @@ mod tests {
     }
 
     #[test]
-    fn trap_23_threads_that_race_for_the_last_tokens_get_no_more_than_there_are() {
-        let bucket = Bucket::new(Quota::per_hour(1).burst(1_000));
-        let now = Timestamp::from_secs(5);
-        let admitted: usize = std::thread::scope(|scope| {
-            let flood = || (0..1_000).filter(|_| bucket.take(1, now).is_ok()).count();
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(flood)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .sum()
+    fn trap_23_who_was_overtaken_decides_anew_on_what_is_there() {
+        let arrival = Arrival::default();
+        let mut decisions = Cell::new(0);
+        let decided: Result<u64, ()> = arrival.measure_and_replace(&NotKeyed::NonKey, |before| {
+            if decisions.replace(decisions.get() + 1) == 0 {
+                arrival.0.store(7, Ordering::Release); // another thread, meanwhile
+            }
+            let before = before.map_or(0, Nanos::as_u64);
+            Ok((before, Nanos::new(before + 1)))
         });
-        assert_eq!(admitted, 1_000);
+        assert_eq!((decided, arrival.0.into_inner()), (Ok(7), 8));
+        assert!(*decisions.get_mut() >= 2);
     }
 
     proptest! {
