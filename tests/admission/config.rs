@@ -255,7 +255,7 @@ fn trap_26_rates_are_shown_as_they_were_understood_at_the_start_and_at_a_reload(
         shown(&said),
         [
             "INFO callerid::admit: callerid: limits in force mode=enforce quotas=\"default 500/s, burst 1000; \
-             caller.checkout.route.\\\"POST /v1/orders\\\" 10/s, burst 10; provenance.claimed.total 1000/s, burst 1000; \
+             caller.checkout.route.\\\"POST /v1/orders\\\" 10/s, burst 20; provenance.claimed.total 1000/s, burst 1000; \
              provenance.unknown 200/s, burst 200; tier.batch 100/s, burst 100\""
         ]
     );
