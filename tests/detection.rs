@@ -45,7 +45,17 @@ fn judge(situation: &Situation, said: &Said, live: bool) -> Outcome {
     for &(name, from, within) in situation.culprits {
         let within = situation.live.filter(|_| live).unwrap_or(within);
         let found = started().find(|e| whom(e) == name && e.t >= from);
-        let delay = found.map(|e| e.t - from);
+        let ends = |id| {
+            let end = |e: &&Event| e.id == id && e.kind == Kind::RunawayEnded;
+            events.iter().find(end).map_or(f64::INFINITY, |e| e.t)
+        };
+        // What comes back while its alarm is open is still said.
+        let on = |e: &Event| whom(e) == name && e.t < from && ends(e.id) >= from + within;
+        let delay = if started().any(on) {
+            Some(0.0)
+        } else {
+            found.map(|e| e.t - from)
+        };
         if delay.is_none_or(|d| d > within) {
             outcome.wrong.push(format!("{name} after {delay:?}"));
         }

@@ -230,9 +230,7 @@ impl Detector {
                 state.errors.settle(!learn);
                 state.rate.observe(0.0, dt, &world);
                 let alarmed = state.alarms & Signal::Rate.bit() != 0;
-                state
-                    .rate
-                    .settle(alarmed, !learn || world.grace > 1.0, &world);
+                state.rate.settle(alarmed, !learn || world.grace > 1.0);
                 state.hold.observe(0.0, 0, dt, &world, 1.0);
                 state.hold.settle(!learn);
             }

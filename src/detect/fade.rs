@@ -2,7 +2,7 @@
 //! out once for all of them.
 
 use super::errors::{MEMORY, RECENT};
-use super::math::decay;
+use super::math::{blend, decay};
 use super::service::PACE;
 use super::{hold, rate};
 
@@ -62,11 +62,7 @@ impl Fade {
     /// See [`super::math::smooth`]; `keep` is what is left of it.
     #[inline]
     pub(super) fn smooth(&self, rate: &mut f32, count: f32, keep: f32, tau: f32) {
-        if self.dt > 0.0 {
-            *rate = *rate * keep + count / self.dt * (1.0 - keep);
-        } else {
-            *rate += count / tau;
-        }
+        blend(rate, count, self.dt, keep, tau);
     }
 }
 

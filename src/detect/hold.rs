@@ -27,6 +27,8 @@ const SLOW_SHARE: f32 = 0.4;
 const LEAST_SLOW: f32 = 3e-4;
 /// Seconds before anybody is named: where the service itself becomes slow, the others' answers show it by then.
 const RIPE: f32 = 5.0;
+/// The same where a log tells of a slow request for the first time.
+const FIRST_TOLD: f32 = 2.5;
 /// That nobody else's requests are slow, in nats.
 const LONE: f32 = 2.5;
 /// The most that one tick is worth, in nats.
@@ -244,9 +246,12 @@ impl Hold {
         let age = self.elapsed + self.coarse * MOST_PER_TICK / FACTOR.ln();
         let slow = self.slow + if lone { LONE } else { 0.0 };
         let ripe = self.elapsed >= RIPE;
+        // Where a route hangs for all, somebody's request is the first to be told of.
+        let first = self.elapsed >= FIRST_TOLD && age >= RIPE;
         let enough = |evidence: f32| evidence + prior >= THRESHOLD;
-        if !(enough(self.evidence.max(self.slow)) && ripe || lone && enough(slow) && age >= RIPE)
+        if !(enough(self.evidence.max(self.slow)) && ripe || lone && enough(slow) && first)
             || self.many < many
+            || world.alone
         {
             return None;
         }
@@ -255,6 +260,7 @@ impl Hold {
         let enough = (LEAST_SECONDS * world.concurrency).max(3.0);
         // In a log the first slow request says what it held before it was known.
         let rate = excess / self.elapsed.max(8.0);
+        let others_usual = (world.concurrency - self.mean).max(0.0);
         let over_peak = self
             .level
             .iter()
@@ -263,7 +269,7 @@ impl Hold {
         if excess < enough
             || rate < LEAST_SHARE * world.concurrency.max(world.others_hold)
             // Where the others together hold half as much more than usual, it is not this one's doing.
-            || rate < 2.0 * (world.others_hold - world.concurrency)
+            || rate < 2.0 * (world.others_hold - others_usual)
             || !over_peak
         {
             return None;
@@ -370,13 +376,37 @@ mod tests {
 
     #[test]
     fn in_a_log_two_are_enough_where_nobody_else_has_any() {
-        assert_eq!(delay(2, 0.0, 0.0, true), Some(2.0));
+        assert_eq!(delay(2, 0.0, 0.0, true), Some(2.25));
         assert_eq!(delay(2, 0.0, 0.2, true), delay(2, 0.0, 0.2, false));
     }
 
     #[test]
     fn nobody_is_named_before_a_slow_service_would_show() {
         assert!(delay(1, 0.0, 0.0, false).unwrap() >= RIPE - 0.25);
+    }
+
+    /// Whether five requests that are held are this caller's doing, while others hold some too.
+    fn its_own(others_hold: f32, alone: bool) -> bool {
+        let mut hold = Hold {
+            mean: 1.0,
+            ..usual()
+        };
+        let world = World {
+            others_hold,
+            alone,
+            ..world()
+        };
+        (0..40).any(|_| {
+            hold.observe(5.0 * 0.25, 5, 0.25, &world, 1.0);
+            hold.holding(&world, 1.0, 0.0, false).is_some()
+        })
+    }
+
+    #[test]
+    fn where_others_hold_more_too_or_there_are_none_it_is_nobodys() {
+        assert!(its_own(1.0, false));
+        assert!(!its_own(1.0 + 2.1, false));
+        assert!(!its_own(0.0, true));
     }
 
     #[test]

@@ -79,7 +79,13 @@ impl Detector {
                 }
             }
         }
-        let started = seen.fresh();
+        let rising = state.alarms & Signal::Rate.bit() != 0;
+        // Of a runaway that makes the service slow the log tells late; it has not ended for that.
+        let started = if rising {
+            seen.started as f32
+        } else {
+            seen.fresh()
+        };
         state.errors.settle(state.alarmed());
         let slow = seen
             .routes
@@ -101,7 +107,7 @@ impl Detector {
         state.rate.observe(demand, dt, &world);
         let alarmed = state.alarms & Signal::Rate.bit() != 0;
         let proves_nothing = state.alarmed() || world.grace > 1.0;
-        state.rate.settle(alarmed, proves_nothing, &world);
+        state.rate.settle(alarmed, proves_nothing);
         let growth = state.rate.growth(&world);
         // Where the others' requests are much slower too, nobody's slow requests are their own doing.
         if failing || world.slowdown >= SLOW_SERVICE {
@@ -111,6 +117,7 @@ impl Detector {
             .hold
             .observe(seen.held(), seen.in_flight, dt, &world, growth);
         state.hold.settle(state.alarmed());
+        world.alone = state.rate.mean() > 0.95 * world.total;
         world.others_hold = self.service.others_hold(state.hold.now());
         if self.clock >= FIRST {
             self.decide(seen, &world, growth, out);
@@ -180,7 +187,7 @@ impl Detector {
         let world = self.world;
         let open = self.episodes.iter().any(|e| e.signal == Signal::Names);
         self.young.observe(young, dt, &world);
-        self.young.settle(open, false, &world);
+        self.young.settle(open, false);
         if open || self.clock < WARM || self.new_names < 1.0_f32.max(5.0 * self.usual_new_names) {
             return;
         }

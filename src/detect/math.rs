@@ -18,8 +18,13 @@ pub(super) fn ratio(a: f32, b: f32) -> f32 {
 
 /// A rate as an exponentially weighted moving average, fed with counts over intervals of any length.
 pub(super) fn smooth(rate: &mut f32, count: f32, dt: f32, tau: f32) {
+    blend(rate, count, dt, decay(dt, tau), tau);
+}
+
+/// The same, given what is left of it.
+#[inline]
+pub(super) fn blend(rate: &mut f32, count: f32, dt: f32, keep: f32, tau: f32) {
     if dt > 0.0 {
-        let keep = decay(dt, tau);
         *rate = *rate * keep + count / dt * (1.0 - keep);
     } else {
         *rate += count / tau;

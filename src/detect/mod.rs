@@ -6,7 +6,7 @@
 //!
 //! | signal | what rises | file |
 //! |---|---|---|
-//! | `rate` | requests per second against the largest harmless rate | `rate.rs` |
+//! | `rate` | requests per second against the largest harmless rate | `rate/` |
 //! | `errors` | the share of one class against the past and against what others get | `errors.rs` |
 //! | `in_flight` | seconds of request time that are held, beyond what the number of requests explains | `hold.rs` |
 //! | `names` | requests under names that are new | `judge.rs` |
@@ -80,6 +80,8 @@ struct World {
     errors: f32,
     /// Requests that the others hold in flight now.
     others_hold: f32,
+    /// Whether nearly all traffic is the caller's: nobody is there to compare its requests' durations with.
+    alone: bool,
     /// Windows of traffic seen.
     age: u16,
     /// Seconds since the last tick.
@@ -96,6 +98,7 @@ impl Default for World {
             concurrency: 0.0,
             errors: 0.0,
             others_hold: 0.0,
+            alone: false,
             age: 0,
             tick: 0.25,
         }

@@ -45,7 +45,8 @@ fn loud(s: New) -> Vec<Situation> {
             w.clients[1].shape = Box::new(|t| if t >= ONSET { 7.0 } else { 1.0 });
             w
         })
-        .named(&[("client-1", ONSET, 15.0)]),
+        // It takes a visit, up to half a minute, until it brings seven times as much.
+        .named(&[("client-1", ONSET, 20.0)]),
         s("renamed, and a runaway at once", |seed| {
             let mut w = plain(seed);
             w.capacity = 200.0;
@@ -59,7 +60,7 @@ fn loud(s: New) -> Vec<Situation> {
             w.clients.push(new);
             w
         })
-        .named(&[("renamed", ONSET, 20.0)]),
+        .named(&[("renamed", ONSET, 25.0)]),
         s("two names take turns", |seed| {
             let mut w = plain(seed);
             for (i, client) in [6, 21].into_iter().enumerate() {

@@ -38,6 +38,7 @@ pub(crate) fn identity() -> Vec<Situation> {
         .named(&[("__other__", ONSET, 20.0)]),
         quiet("hidden among those without room", |seed| {
             let mut w = World::new(seed, 90, 40.0, LENGTH);
+            w.capacity = 200.0;
             w.places = 60;
             extra(
                 &mut w,

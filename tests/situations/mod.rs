@@ -1,5 +1,6 @@
 //! What may happen to a service, and who is to be named for it.
 
+mod again;
 mod course;
 mod days;
 mod identity;
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<Situation> {
         course::course(),
         service::service(),
         days::days(),
+        again::again(),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -97,13 +99,24 @@ fn spoil(
     share: f64,
     retries: u32,
 ) -> Effect {
+    spoil_between((ONSET, ONSET + 300.0), client, route, class, share, retries)
+}
+
+fn spoil_between(
+    (from, to): (f64, f64),
+    client: Option<usize>,
+    route: Option<u32>,
+    class: Class,
+    share: f64,
+    retries: u32,
+) -> Effect {
     Effect::Spoil {
         client,
         route,
         class,
         share,
-        from: ONSET,
-        to: ONSET + 300.0,
+        from,
+        to,
         retries,
     }
 }

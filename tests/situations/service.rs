@@ -124,7 +124,10 @@ pub(crate) fn service() -> Vec<Situation> {
             w
         })
         .named(&[("client-6", ONSET, 60.0)])
-        .live(15.0),
+        // Who waits for an answer sends no more: in flight is one request for each visit, and a new visit comes every
+        // four to eight seconds. Six seconds of what the whole service holds, some 6 requests, are held after 12 s
+        // where five visits are under way, and after 40 s where one or two are.
+        .live(45.0),
     ]
 }
 

@@ -49,6 +49,8 @@ const OLD: u16 = 200;
 const UNLIKE: f32 = 1.5;
 /// Windows for which a caller is new.
 const NEW: u16 = 60;
+/// Windows before which its mean says nothing.
+const UNKNOWN: u16 = 6;
 const FANO_PRIOR: f32 = 3.0;
 const FANO_PRIOR_WEIGHT: f32 = 40.0;
 const FANO_MOST: f32 = 25.0;
@@ -151,12 +153,26 @@ impl Rate {
         let usual = unlike(world) * self.mean;
         let allowance = allowance(self.age);
         let mut reference = (1.5 * usual).max(usual + allowance * world.total);
-        // A newcomer's mean follows it wherever it goes, so it is not asked for a while.
-        if self.age < NEW && world.age >= self.age.saturating_add(NEW) {
+        if self.is_newcomer(world) {
             let others = (world.total - self.mean).max(0.0);
             reference = reference.min(unlike(world) * (ALLOWANCE + NEWCOMER) * others);
         }
         reference.max(0.02) * world.grace
+    }
+
+    /// A newcomer's mean follows it wherever it goes, so it is not asked for a while.
+    fn is_newcomer(&self, world: &World) -> bool {
+        self.age < NEW && world.age >= self.age.saturating_add(NEW)
+    }
+
+    /// What the caller would send if nothing were wrong.
+    fn expected(&self, world: &World) -> f32 {
+        let usual = world.common * self.mean;
+        if self.age < UNKNOWN && self.is_newcomer(world) {
+            usual.min(0.5 * self.reference(world))
+        } else {
+            usual
+        }
     }
 
     /// Takes `n` requests in `dt` seconds. During an alarm nothing is learned.
@@ -194,15 +210,20 @@ impl Rate {
 
     /// A burst that ended by itself is remembered. One that came with another alarm, or while references are raised
     /// so that nothing would have been said of it, is no proof of harmlessness.
-    pub(super) fn settle(&mut self, alarmed: bool, proves_nothing: bool, world: &World) {
+    pub(super) fn settle(&mut self, alarmed: bool, proves_nothing: bool) {
         if alarmed || !self.calm() {
             return;
         }
         if proves_nothing {
             self.burst = [Height::default(); 4];
-        } else if self.lately() <= 0.5 * (self.mean + self.reference(world)) {
+            return;
+        }
+        let scales = self.peak.iter_mut().zip(&mut self.burst).zip(self.level);
+        for ((peak, burst), level) in scales {
             // A plateau on the way up has not ended.
-            self.remember();
+            if *burst > Height::default() && level <= 0.5 * (self.mean + burst.rate()) {
+                *peak = std::mem::take(burst).max(*peak);
+            }
         }
     }
 
@@ -280,7 +301,7 @@ impl Rate {
     /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere; so many requests that
     /// `waited` are none.
     pub(super) fn rise(&self, world: &World, prior: f32, waited: f32) -> Option<Alarm> {
-        let expected = world.common * self.mean;
+        let expected = self.expected(world);
         let unseen = SEEN / (SEEN + self.fano[1]);
         let seconds = LEAST_SECONDS + UNSEEN_SECONDS * unseen;
         let least = (LEAST_EXCESS * (1.0 + UNSEEN_EXCESS * unseen))
@@ -293,7 +314,7 @@ impl Rate {
                 Some(Alarm {
                     signal: Signal::Rate,
                     class: None,
-                    baseline: self.mean,
+                    baseline: self.mean.min(expected),
                     observed: self.unheard_of(world, expected, self.elapsed[i])?,
                     age: self.elapsed[i],
                 })
@@ -406,95 +427,4 @@ fn unlike(world: &World) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn world() -> World {
-        World {
-            total: 50.0,
-            ..World::default()
-        }
-    }
-
-    fn run(rate: &mut Rate, seconds: u32, mut n: impl FnMut(u32) -> f32) -> Option<(f32, Alarm)> {
-        for tick in 0..seconds * 4 {
-            rate.observe(n(tick), 0.25, &world());
-            rate.settle(false, false, &world());
-            if tick % 40 == 39 {
-                rate.roll(false);
-            }
-            if let Some(rise) = rate.rise(&world(), 0.0, 0.0) {
-                return Some((tick as f32 / 4.0, rise));
-            }
-        }
-        None
-    }
-
-    fn steady() -> Rate {
-        let mut rate = Rate::default();
-        let calm = |tick: u32| [0.0, 1.0, 1.0, 2.0][tick as usize % 4];
-        assert!(run(&mut rate, 1200, calm).is_none());
-        rate
-    }
-
-    #[test]
-    fn a_rise_is_found_within_seconds_and_dated() {
-        let mut rate = steady();
-        assert!((rate.mean() - 4.0).abs() < 0.2, "{}", rate.mean());
-        let (delay, rise) = run(&mut rate, 60, |_| 15.0).unwrap();
-        assert!(delay <= 2.0, "{delay}");
-        assert!((rise.age - delay).abs() <= 1.0, "{rise:?}");
-    }
-
-    #[test]
-    fn a_rise_that_is_nothing_to_the_service_is_no_alarm() {
-        assert!(run(&mut steady(), 600, |_| 2.0).is_none());
-    }
-
-    #[test]
-    fn a_burst_that_ended_by_itself_may_come_again_but_not_stay() {
-        let mut rate = steady();
-        // The first one is seen without being said, as in the first minutes.
-        for tick in 0..400 {
-            rate.observe(if tick < 60 { 10.0 } else { 1.0 }, 0.25, &world());
-            rate.settle(false, false, &world());
-        }
-        assert!(run(&mut rate, 60, |tick| if tick < 60 { 11.0 } else { 1.0 }).is_none());
-        let (delay, _) = run(&mut rate, 300, |_| 11.0).unwrap();
-        assert!(delay > 15.0, "{delay}");
-    }
-
-    #[test]
-    fn a_plateau_on_the_way_up_is_no_burst_that_has_ended() {
-        let mut rate = steady();
-        assert!(run(&mut rate, 60, |_| 2.75).is_none());
-        let (delay, _) = run(&mut rate, 60, |_| 3.875).unwrap();
-        assert!(delay < 20.0, "{delay}");
-    }
-
-    #[test]
-    fn nothing_is_learned_in_an_alarm() {
-        let mut rate = steady();
-        for _ in 0..40 {
-            rate.observe(400.0, 10.0, &world());
-            rate.settle(true, false, &world());
-            rate.roll(true);
-        }
-        assert!((rate.mean() - 4.0).abs() < 0.2);
-        assert!(rate.fano() < 3.0);
-    }
-
-    #[test]
-    fn burstiness_divides_the_evidence() {
-        let mut bursty = Rate::default();
-        let mut rng = fastrand::Rng::with_seed(1);
-        for tick in 0..4800 {
-            bursty.observe(if rng.u32(0..40) == 0 { 40.0 } else { 0.0 }, 0.25, &world());
-            bursty.settle(false, false, &world());
-            if tick % 40 == 39 {
-                bursty.roll(false);
-            }
-        }
-        assert!(bursty.fano() > 5.0 * steady().fano(), "{}", bursty.fano());
-    }
-}
+mod tests;
