@@ -379,6 +379,9 @@ mod tests {
 
     #[test]
     fn a_megabyte_of_blanks_is_no_name() {
+        let after = |blanks| [vec![b' '; blanks], b"checkout".to_vec()].concat();
+        assert_eq!(valid_name(&after(MAX_NAME)), Some("checkout"));
+        assert_eq!(valid_name(&after(1 << 20)), None);
         assert_eq!(valid_name(&vec![b' '; 1 << 20]), None);
     }
 

@@ -266,6 +266,7 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     browser.shows(".banner dl", "local has it in hand");
     banner("Expected");
     dialog("this load is expected", "Expect it");
+    browser.shows(".banner dl", "it was announced");
     let kept = std::fs::read_to_string(&state).unwrap();
     assert!(
         kept.contains("Orders are slow") && kept.contains("\"caller\": \"checkout\""),

@@ -464,7 +464,7 @@ fn an_outage_of_the_demo_is_one_page_within_seconds_and_its_calm_is_none() {
             first.fold(f64::MAX, f64::min) - onset
         };
         println!(
-            "outages at {:?}: {} notes and {} notifications, of which {} while the first lasted; the first: {:.1} s, {:.1} s",
+            "one page for each of two outages, none on the calm days; outages at {:?}: {} notes and {} notifications, of which {} while the first lasted; the first: {:.1} s, {:.1} s",
             seen.onsets,
             seen.hook.len(),
             seen.paged.len(),

@@ -177,9 +177,6 @@ impl StatusPage {
     pub(super) async fn answer(&self, head: &Request<()>) -> Result<Response<Body>, Problem> {
         let peer = self.peer.as_ref();
         let ask = Ask::of(head, peer.and_then(|peer| peer(head.extensions())));
-        if !matches!(*head.method(), http::Method::GET | http::Method::HEAD) {
-            return Err(Problem::method("GET, HEAD"));
-        }
         let grant = self.access.grant(&ask);
         if self.access.is_guessed(&ask, &grant, self.clock.now()) {
             return Err(Problem::slow_down(1));
@@ -187,6 +184,9 @@ impl StatusPage {
         if !grant.read {
             let status = http::StatusCode::FORBIDDEN;
             return Err(Problem::new(status, self.access.refusal(&ask)));
+        }
+        if !matches!(*head.method(), http::Method::GET | http::Method::HEAD) {
+            return Err(Problem::method("GET, HEAD"));
         }
         let path = head.uri().path().trim_start_matches('/');
         if let Some(asset) = assets::find(path, head.headers()) {

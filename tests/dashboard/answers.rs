@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use callerid::dashboard::{Access, Grant};
-use callerid::{Account, Quota};
+use callerid::{Account, Mode, Quota};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -139,9 +139,35 @@ async fn one_caller_is_known_in_all_detail() {
     assert_eq!(caller["counts"]["by_class"]["validation"], 7);
     assert_eq!(caller["counts"]["refused"]["quota"], 3);
     assert_eq!(caller["policy"]["burst"], 7);
+    assert_eq!(
+        (&caller["acts"], &caller["ceiling"]),
+        (&"enforce".into(), &Value::Null)
+    );
+    table.callers.set_mode(Mode::Shadow);
+    let caller = page.get("/v1/caller?name=checkout").await.json();
+    assert_eq!(
+        (&caller["policy"]["mode"], &caller["acts"]),
+        (&"enforce".into(), &"shadow".into())
+    );
     assert_eq!(caller["failures"][0]["status"], 422);
     assert_eq!(caller["histograms"][0][0], "validation");
     assert!(caller["unknown"].is_null());
+    // In a terminal too, under its heading.
+    let top = page.get("/top.txt").await.body;
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.trim_start_matches("# ").split("  ").map(str::trim);
+        cells
+            .filter(|cell| !cell.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let lines: Vec<_> = top.lines().map(cells).collect();
+    let refused = lines[1].iter().position(|head| head == "refused").unwrap();
+    assert_eq!(
+        (&*lines[2][0], &*lines[2][refused]),
+        ("checkout", "quota=3"),
+        "{top}"
+    );
     assert!(page.get("/v1/caller?name=__unknown__").await.json()["unknown"].is_object());
     assert_eq!(page.get("/v1/caller?name=nobody").await.status, 404);
     assert_eq!(page.get("/v1/caller").await.status, 400);
@@ -226,7 +252,8 @@ async fn the_page_links_to_what_shows_the_whole_fleet() {
     };
     let grafana = "https://grafana.example/d/callerid-api?var-job=prices";
     assert_eq!(link(grafana, Grant::nothing().read()).await, grafana);
-    assert_eq!(link(grafana, Grant::nothing()).await, Value::Null);
+    let own = Grant::nothing().self_service();
+    assert_eq!(link(grafana, own).await, Value::Null);
     for no_link in [
         "javascript:alert(1)",
         "//grafana.example",

@@ -13,6 +13,11 @@
 mod support;
 
 mod clamp;
+#[path = "../../src/dashboard/columns.rs"]
+mod columns;
+#[path = "../../examples/demo/glance.rs"]
+#[allow(dead_code, reason = "the demo uses all of it")]
+mod glance;
 mod outages;
 mod said;
 mod state;

@@ -63,6 +63,15 @@ fn a_buggy_feature_is_named_with_route_class_deploy_and_owner_and_its_end_is_sai
     let ended = world.said(Kind::RunawayEnded);
     assert!(ended.iter().any(|end| end.id == event.id), "{ended:?}");
     assert_eq!(world.table.callers.open_episodes(), []);
+    // In however many signals it showed, the demo says once that it is over.
+    assert!(ended.len() > 1, "{ended:?}");
+    let mut glance = crate::glance::Open::default();
+    let callers = &world.table.callers;
+    let told = callers.events().into_iter();
+    let told: String = told
+        .filter_map(|event| glance.told(callers, &event))
+        .collect();
+    assert_eq!(told.matches("ok checkout is back").count(), 1, "{told}");
     let blamed = world.table.callers.events();
     let others = blamed.iter().filter(|event| {
         event
