@@ -52,7 +52,8 @@
 //!
 //! Whoever operates is answered `{"scope": "replica" | "fleet", "instance", "author"}`, and is the author of the event that it
 //! is; a clamp also with `"in_force": {"quota", "scope", "by": "clamp" | "policy"}`, since a quota that is smaller stays in
-//! force under it. A `POST` is JSON of at most 64 KiB, from the page itself or from no page: one with a foreign `Origin` or
+//! force under it. A clamp and a block are answered with the switch as `"mode"` too: under another than `enforce` they
+//! refuse nothing. A `POST` is JSON of at most 64 KiB, from the page itself or from no page: one with a foreign `Origin` or
 //! `Sec-Fetch-Site` is refused. Clamps, blocks and incidents are written to the
 //! [state file](crate::Builder::state_file) first: where that fails nothing is done, unless a clamp, block or release
 //! says `"keep": false`. Pins, announced load and what is in hand are there within a second, and on all replicas of a

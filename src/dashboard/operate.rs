@@ -138,7 +138,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
             let rate = Brake::new("", Some(quota), callers.now()).quota;
             let set = callers.clamp(&hold.caller, &rate.unwrap_or_default(), lasting);
             set.map_err(|error| Problem::unprocessable(error.to_string()))?;
-            answer = json!({ "in_force": in_force(callers, &hold.caller) });
+            answer = json!({ "in_force": in_force(callers, &hold.caller), "mode": callers.mode() });
         }
         "block" => {
             let hold: Hold = parse(body)?;
@@ -151,6 +151,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
             let lasting = check(callers, &hold)?;
             keep(callers, &hold, None, lasting)?;
             callers.block(&hold.caller, lasting);
+            answer = json!({ "mode": callers.mode() });
         }
         "release" => {
             let release: Release = parse(body)?;

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::entry::{Entry, Trust};
+use super::entry::Entry;
 use super::{InferredLabel, Registry};
 use crate::caller::Provenance;
 
@@ -11,12 +11,7 @@ impl Registry {
     pub(crate) fn label(&self, entry: &Entry) -> Option<String> {
         let name = entry.name();
         if entry.provenance() != Provenance::Inferred {
-            let twin = entry.trust == Trust::Weaker && self.verified.contains_key(name);
-            return Some(if twin {
-                format!("claimed:{name}")
-            } else {
-                name.to_owned()
-            });
+            return Some(name.to_owned());
         }
         match self.limits.inferred {
             InferredLabel::Export => Some(name.to_owned()),

@@ -331,14 +331,15 @@ impl Registry {
     ) -> Place {
         let claim;
         let mut who = *who;
-        if who.trust == Trust::Weaker
-            && let Some(account) = self.roster.load().account(who.name)
-        {
-            if account.accept_claimed {
+        if who.trust == Trust::Weaker {
+            let roster = self.roster.load();
+            let account = roster.account(who.name);
+            if account.is_some_and(|account| account.accept_claimed) {
                 who.trust = Trust::Verified;
-            } else {
-                // A claim of a name on the roster never reaches its account.
-                self.impersonations.fetch_add(1, Ordering::Relaxed);
+            } else if self.is_proven(who.name) {
+                // A claim of a proven name never reaches its account.
+                let on_roster = u64::from(account.is_some());
+                self.impersonations.fetch_add(on_roster, Ordering::Relaxed);
                 claim = format!("claimed:{}", who.name);
                 who.name = &claim;
             }
@@ -357,8 +358,8 @@ impl Registry {
             };
         };
         let epoch = entry.epoch();
-        if who.trust == Trust::Weaker && self.roster.load().account(entry.name()).is_some() {
-            // Put on the roster just now: the next request looks again.
+        if who.trust == Trust::Weaker && self.is_proven(entry.name()) {
+            // Proven just now: the next request looks again.
             self.retire(&entry);
         }
         // Looked at once: what is counted in `__other__` is counted in the entry too.
@@ -372,7 +373,7 @@ impl Registry {
             Caller::new(who.name, who.provenance, who.source, self.id)
         };
         let mut slot = Box::new(Slot::new(wanted, epoch, entry, lane, caller, rowless));
-        // A claim of a name that is on the roster is never remembered: it is counted each time.
+        // A claim of a proven name is never remembered: one of a name on the roster is counted each time.
         let keep = who.name == wanted.name && cache::has_room(wanted.hash);
         if keep && let Some(said) = &said {
             slot.said = self.hash_said(said);
@@ -442,7 +443,7 @@ impl Registry {
                 entries.push(Arc::clone(&entry));
             }
         }
-        // A claim that was here first has the label of the proven name: it comes back as `claimed:…`.
+        // A claim that was here first has the proven name: it comes back as `claimed:…`.
         if let Some(twin) =
             twins.and_then(|twins| twins.get(who.name).map(|twin| Arc::clone(&twin)))
         {

@@ -72,16 +72,22 @@ impl Registry {
             .collect()
     }
 
-    /// The name that a request of this name and provenance is counted under: a claim of a name on the roster is none
-    /// of its account, unless that says so.
+    /// Whether the name is that of a proven caller, or on the roster.
+    pub(super) fn is_proven(&self, name: &str) -> bool {
+        self.verified.contains_key(name) || self.roster.load().account(name).is_some()
+    }
+
+    /// The name that a request of this name and provenance is counted under: a claim of a proven name is none of its
+    /// account, unless the roster says so.
     #[cfg(feature = "dashboard")]
     pub(crate) fn counted_as(&self, name: &str, provenance: Provenance) -> String {
         let roster = self.roster.load();
         let account = roster.account(name);
-        let proven = provenance == Provenance::Verified;
-        match account.filter(|account| !proven && !account.accept_claimed) {
-            Some(_) => format!("claimed:{name}"),
-            None => name.to_owned(),
+        let accepted = account.is_some_and(|account| account.accept_claimed);
+        if provenance == Provenance::Verified || accepted || !self.is_proven(name) {
+            name.to_owned()
+        } else {
+            format!("claimed:{name}")
         }
     }
 

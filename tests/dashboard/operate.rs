@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use callerid::Mode;
 use callerid::dashboard::Access;
 use callerid::events::Kind;
 use http_body_util::Full;
@@ -150,7 +151,7 @@ async fn a_clamp_holds_and_is_an_event_with_its_author() {
     assert_eq!(
         done.json(),
         json!({
-            "scope": "replica", "instance": "a1", "author": "local",
+            "scope": "replica", "instance": "a1", "author": "local", "mode": "enforce",
             "in_force": {"by": "clamp", "quota": "5/s, burst 5", "scope": "instance"},
         })
     );
@@ -201,6 +202,82 @@ async fn a_clamp_holds_and_is_an_event_with_its_author() {
     table.pass(3);
     table.send("x-client-id", "checkout", 200, 4).await;
     assert_eq!(refused(), 19);
+}
+
+#[tokio::test]
+async fn a_brake_says_when_the_switch_lets_it_refuse_nothing() {
+    let table = table(|builder| builder.mode(Mode::Shadow));
+    table.send("x-client-id", "checkout", 200, 1).await;
+    let page = table.page(Access::local_operator());
+    for (action, body) in [
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": 60}),
+        ),
+        ("block", json!({"caller": "checkout", "seconds": 60})),
+    ] {
+        assert_eq!(
+            act(&page, action, body).await.json()["mode"],
+            "shadow",
+            "{action}"
+        );
+    }
+    table.pass(1);
+    assert_eq!(page.get("/v1/overview").await.json()["mode"], "shadow");
+    table.send("x-client-id", "checkout", 200, 9).await;
+    let counts = table.callers.snapshot().caller("checkout").unwrap().counts;
+    assert_eq!(
+        (counts.refused.total(), counts.would_refuse.total()),
+        (0, 9)
+    );
+}
+
+#[tokio::test]
+async fn a_proven_caller_and_a_claim_of_its_name_are_two_and_each_is_held_by_itself() {
+    let table = table(|builder| builder);
+    table.send("x-claimed-id", "checkout", 200, 1).await;
+    table.send("x-client-id", "checkout", 200, 4).await;
+    table.send("x-claimed-id", "checkout", 422, 2).await;
+    table.pass(1);
+    let page = table.page(Access::local_operator());
+    let shown = async || {
+        let overview = page.get("/v1/overview").await.json();
+        let lines = overview["callers"].as_array().unwrap().iter();
+        let line = |line: &Value| (line["caller"].to_string(), line["refused_total"].as_u64());
+        let mut lines: Vec<_> = lines.map(line).collect();
+        lines.sort();
+        lines
+    };
+    let two = |claimed, proven| {
+        [
+            ("\"checkout\"".to_owned(), Some(proven)),
+            ("\"claimed:checkout\"".to_owned(), Some(claimed)),
+        ]
+    };
+    assert_eq!(shown().await, two(0, 0));
+    let drill = page.get("/v1/caller?name=claimed:checkout").await.json();
+    assert_eq!(drill["provenance"], "claimed", "{drill}");
+
+    let hold = |caller: &str| json!({"caller": caller, "seconds": 60});
+    assert_eq!(
+        act(&page, "block", hold("claimed:checkout")).await.status,
+        200
+    );
+    table.send("x-claimed-id", "checkout", 200, 3).await;
+    table.send("x-client-id", "checkout", 200, 3).await;
+    table.pass(1);
+    assert_eq!(shown().await, two(3, 0), "the claim alone is held");
+    assert_eq!(
+        act(&page, "release", json!({"caller": "claimed:checkout"}))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(act(&page, "block", hold("checkout")).await.status, 200);
+    table.send("x-claimed-id", "checkout", 200, 5).await;
+    table.send("x-client-id", "checkout", 200, 5).await;
+    table.pass(1);
+    assert_eq!(shown().await, two(3, 5), "the proven one alone is held");
 }
 
 #[tokio::test]

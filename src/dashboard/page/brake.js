@@ -114,7 +114,8 @@ class Banner {
     const inFlight = clamped?.in_flight ? ` and ${clamped.in_flight} in flight` : "";
     const byItself = clamped && `${clamped.mode === "enforce" ? "clamped by itself to" : "in shadow, what it would be refused is counted beyond"} ${clamped.quota}${inFlight}, until ${when(clamped.until)} at the latest`;
     const beyond = row?.refused ? `${number(row.refused)} refused within the last minute` : null;
-    this.line("held", held || clamped ? [held && (held === "blocked" ? "everything it sends is refused" : `clamped to ${held}`), byItself, beyond].filter(Boolean).join("; ") : "");
+    const byHand = held && (held === "blocked" ? "everything it sends is refused" : `clamped to ${held}`);
+    this.line("held", held || clamped ? [byHand, byItself, idle(latest.mode), beyond].filter(Boolean).join("; ") : "");
     const state = JSON.stringify([you?.operate, held || clamped || null, events.map((event) => [event.id, event.acknowledged_by])]);
     if (state !== this.state) {
       this.state = state;
@@ -141,6 +142,9 @@ class Banner {
     this.article.remove();
   }
 }
+
+/** What keeps a brake from refusing anything. */
+const idle = (mode) => (mode && mode !== "enforce" ? `the switch of the service is on ${mode}, so nothing is refused` : null);
 
 function oursText(latest, last) {
   return last ? `no change of ours since ${when(last.t)} (${last.what})` : `no change of ours since ${when(latest.since)}`;
@@ -223,6 +227,7 @@ export class Brake {
       ],
       lines: (values) => `[caller.${toml(name)}]\nquota = "${values.quota}"`,
       button: "Clamp",
+      brakes: true,
       send: (values) => this.send("v1/do/clamp", { caller: name, quota: values.quota, seconds: Number(values.minutes) * 60 }),
     });
   }
@@ -235,6 +240,7 @@ export class Brake {
       lines: (values) => `[caller.${toml(name)}]\nblock_until = "${inMinutes(Number(values.minutes) || 0)}"`,
       button: "Block",
       danger: true,
+      brakes: true,
       send: (values) => this.send("v1/do/block", { caller: name, seconds: Number(values.minutes) * 60 }),
     });
   }
@@ -261,7 +267,8 @@ export class Brake {
     try {
       const answer = await post(path, body);
       const where = answer.scope === "fleet" ? "on all replicas" : `on this replica only (${answer.instance})`;
-      say(`Done, ${where}.`);
+      const idly = idle(answer.mode);
+      say(`Done, ${where}${idly && path.match(/clamp|block/) ? `; but ${idly}` : ""}.`);
       byId("dialog").close();
       this.done();
     } catch (problem) {
@@ -271,7 +278,7 @@ export class Brake {
     }
   }
 
-  open({ title, text, fields, lines, button, danger, send }) {
+  open({ title, text, fields, lines, button, danger, brakes, send }) {
     const dialog = byId("dialog");
     const latest = this.latest();
     const inputs = new Map();
@@ -285,6 +292,8 @@ export class Brake {
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
     const scope = latest?.scope === "fleet" ? "This acts on all replicas; a rate holds on each of them." : `This acts on this replica only (${latest?.instance}).`;
+    const switched = brakes && idle(latest?.mode);
+    const warning = switched ? el("p", { class: "scope", role: "alert" }, `Mind that ${switched}: whoever may operate moves it by POST v1/do/mode {"mode": "enforce"}.`) : null;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
     const form = el(
       "form",
@@ -300,6 +309,7 @@ export class Brake {
       text ? el("p", {}, text) : null,
       rows,
       el("p", { class: "scope" }, scope),
+      warning,
       same,
       el("p", { id: "dialog-said", role: "alert" }),
       el("div", { class: "choices" }, el("button", { class: danger ? "danger" : "act" }, button), el("button", { type: "button", click: () => dialog.close() }, "Cancel")),
