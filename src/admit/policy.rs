@@ -110,6 +110,10 @@ impl Policy {
     /// How many of a caller's responses that still stream after ten seconds are counted apart: they leave the
     /// count of [`Policy::max_in_flight`] and the ceiling's. Those beyond stay in both. Without this all of them
     /// leave the ceiling's count and stay in the caller's own.
+    ///
+    /// An upgraded connection (101, or a 2xx to `CONNECT`) is none of them: its request ends with the head of the answer,
+    /// and nobody tells a layer when the tunnel ends. A [`Policy::route_quota`] bounds how often one is opened; how many
+    /// are open is for the handler to count.
     #[must_use]
     pub fn max_streams(mut self, streams: u32) -> Self {
         self.max_streams = Some(streams);

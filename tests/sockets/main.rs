@@ -17,3 +17,4 @@ mod conservation;
 mod hostile;
 mod servers;
 mod storm;
+mod tunnels;
