@@ -97,6 +97,16 @@ impl Lack {
     pub(super) fn tokens(self, now: Timestamp) -> f64 {
         self.until.saturating_sub(now.as_nanos()) as f64 / self.period as f64
     }
+
+    /// So many tokens less.
+    #[cfg(feature = "redis")]
+    pub(super) fn less(self, tokens: u32) -> Self {
+        let nanos = self.period.saturating_mul(u64::from(tokens));
+        Self {
+            until: self.until.saturating_sub(nanos),
+            ..self
+        }
+    }
 }
 
 impl Bucket {

@@ -80,13 +80,20 @@ impl Tokens {
     ) -> Self {
         #[cfg(feature = "redis")]
         {
+            let stays = |cell: &Cell| match (found.pool(), written) {
+                (Some((pool, _)), Some(quota)) => cell.is_of(quota, pool.home()),
+                _ => false,
+            };
+            if let Some(cell) = self.shared.as_ref().filter(|cell| !stays(cell)) {
+                cell.leave(now);
+            }
             let (own, told) = match &self.shared {
                 Some(cell) => (Some(cell.settled(now)), cell.told(now).or(self.told)),
                 None => (self.account.last(), self.told),
             };
             if let (Some((pool, subject)), Some(quota)) = (found.pool(), written) {
                 let cell = match &self.shared {
-                    Some(cell) if cell.is_of(quota, pool.home()) => Arc::clone(cell),
+                    Some(cell) if stays(cell) => Arc::clone(cell),
                     _ => pool.cell(subject, route, quota, own.map(|own| (own, told)), now),
                 };
                 return Self {

@@ -188,46 +188,88 @@ fn no_reload_of_a_fleet_hands_out_anything_anew() {
     });
 }
 
+/// The first replica under some policies, and how many of so many requests it lets in.
+struct Alone<'r> {
+    callers: Callers,
+    file: File,
+    scrape: Scrape,
+    redis: &'r Redis,
+}
+
+impl<'r> Alone<'r> {
+    fn new(redis: &'r Redis) -> Self {
+        let file = File::new("");
+        Self {
+            callers: callers(&file.0),
+            file,
+            scrape: Scrape::new(),
+            redis,
+        }
+    }
+
+    fn moves(&self, place: Place) {
+        let step = Step {
+            replica: 0,
+            place,
+            burst: 20,
+            requests: 0,
+        };
+        reload(&self.callers, &self.file, &policies(self.redis, &step));
+    }
+
+    fn admitted(&self, requests: u32) -> usize {
+        let status = |_| status_without_a_runtime(&self.callers, "a");
+        let statuses = (0..requests).map(status);
+        statuses.filter(|status| *status == 200).count()
+    }
+
+    fn is(&self, what: &str, degraded: f64) {
+        until(what, || {
+            (self.scrape.degraded(&self.callers) == Some(degraded)).then_some(())
+        });
+    }
+}
+
+const STRICT: Place = Place::Fleet(Mode::Strict, 0);
+
 #[test]
 fn what_was_spent_before_is_told_to_a_redis_that_was_away() {
-    let mut redis = Redis::start();
-    let file = File::new("");
-    let step = |place, requests| Step {
-        replica: 0,
-        place,
-        burst: 20,
-        requests,
-    };
+    let redis = Redis::start();
     let seen = undisturbed(|| {
-        redis.kill();
-        redis.run();
-        std::fs::write(&file.0, "").unwrap();
-        let callers = callers(&file.0);
-        let ask = |step: Step| {
-            let status = |_| status_without_a_runtime(&callers, "a");
-            let admitted = (0..step.requests)
-                .map(status)
-                .filter(|status| *status == 200);
-            admitted.count()
-        };
-        let go = |redis: &Redis, step: Step| {
-            reload(&callers, &file, &policies(redis, &step));
-            ask(step)
-        };
-        let mut seen = vec![go(&redis, step(Place::Instance, 12))];
-        redis.kill();
-        let fleet = Place::Fleet(Mode::Strict, 0);
+        redis.say(&["FLUSHALL"]);
+        let alone = Alone::new(&redis);
+        alone.moves(Place::Instance);
+        let mut seen = vec![alone.admitted(12)];
+        redis.signal("STOP");
+        alone.moves(STRICT);
         // Of its half, which is spent.
-        seen.push(go(&redis, step(fleet, 3)));
-        let failed = late(&callers);
-        redis.run();
-        let scrape = Scrape::new();
-        until("it is found", || {
-            (scrape.degraded(&callers) == Some(0.0)).then_some(())
-        });
-        let lost = late(&callers) - failed;
-        seen.push(ask(step(fleet, 30)));
-        (late(&callers) - failed - lost, seen)
+        seen.push(alone.admitted(3));
+        redis.signal("CONT");
+        alone.is("it is found", 0.0);
+        let late_before = late(&alone.callers);
+        seen.push(alone.admitted(30));
+        (late(&alone.callers) - late_before, seen)
     });
     assert_eq!(seen, [12, 0, 8]);
+}
+
+#[test]
+fn what_was_let_in_while_the_redis_was_away_is_told_when_it_is_back() {
+    let redis = Redis::start();
+    let seen = undisturbed(|| {
+        redis.say(&["FLUSHALL"]);
+        let alone = Alone::new(&redis);
+        alone.moves(STRICT);
+        let mut seen = vec![alone.admitted(4)];
+        let mut lost = late(&alone.callers);
+        redis.signal("STOP");
+        alone.is("the loss is noticed", 1.0);
+        seen.push(alone.admitted(30));
+        redis.signal("CONT");
+        alone.is("it is found", 0.0);
+        lost -= late(&alone.callers);
+        seen.push(alone.admitted(30));
+        (late(&alone.callers) + lost, seen)
+    });
+    assert_eq!(seen, [4, 6, 10], "its half, and then the rest");
 }

@@ -15,3 +15,4 @@ mod programs;
 mod reload;
 mod server;
 mod sharing;
+mod storm;

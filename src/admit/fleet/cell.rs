@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,7 +28,11 @@ pub(crate) struct Cell {
     /// What the bucket would be, were the quota this replica's own: all that it has let in is charged to it, so that
     /// neither another scope nor another fleet hands out anything anew.
     own: Arc<Bucket>,
-    pub(super) home: Option<Home>,
+    /// Of that, what the fleet has not heard of yet: it was spent elsewhere, or while the fleet was away.
+    unheard: AtomicU32,
+    /// Another measures the quota by now; who was under way may still use tokens of this one.
+    left: AtomicBool,
+    home: Option<Home>,
 }
 
 /// Where the shared bucket is: by a hash of the Redis and the namespace.
@@ -91,6 +95,8 @@ impl Cell {
             used: AtomicU64::new(0),
             share: ArcSwap::from_pointee(share),
             own,
+            unheard: AtomicU32::new(0),
+            left: AtomicBool::new(false),
             home,
         }
     }
@@ -99,7 +105,7 @@ impl Cell {
     #[inline]
     pub(super) fn take(&self, cost: u32, now: Timestamp) -> Known {
         if self.slots.take(cost, millis(now)) {
-            self.use_up(cost);
+            self.use_up(cost, now);
             return Known::Granted;
         }
         self.denied(now)
@@ -113,8 +119,11 @@ impl Cell {
         }
     }
 
-    pub(super) fn use_up(&self, tokens: u32) {
-        self.used.fetch_add(u64::from(tokens), Ordering::Relaxed);
+    pub(super) fn use_up(&self, tokens: u32, now: Timestamp) {
+        self.used.fetch_add(u64::from(tokens), Ordering::AcqRel);
+        if self.left.load(Ordering::Acquire) {
+            self.settled(now);
+        }
     }
 
     /// Puts tokens in hand that lapse at `end`.
@@ -133,7 +142,7 @@ impl Cell {
 
     /// Charges what was used since the last tick to the share, and says how much that was.
     pub(super) fn settle(&self, replicas: u32, now: Timestamp) -> u64 {
-        let used = self.used.swap(0, Ordering::Relaxed);
+        let used = self.used.swap(0, Ordering::AcqRel);
         if used > 0 {
             self.share_of(replicas, now).charge(used, now);
             self.own.charge(used, now);
@@ -148,9 +157,36 @@ impl Cell {
         replicas: u32,
         now: Timestamp,
     ) -> Result<(), Duration> {
+        // What was used a moment ago is not there for the asking.
+        self.settle(replicas, now);
         self.share_of(replicas, now).take(cost, now)?;
         self.let_in(cost, now);
+        if self.home.is_some() {
+            self.tell(cost);
+        }
         Ok(())
+    }
+
+    /// The fleet is to hear of tokens that were spent without it, with the next question.
+    pub(super) fn tell(&self, tokens: u32) {
+        self.unheard.fetch_add(tokens, Ordering::AcqRel);
+    }
+
+    /// What the fleet is to hear of, once, as far as it has not come back since.
+    pub(super) fn news(&self, now: Timestamp) -> u32 {
+        match self.unheard.load(Ordering::Acquire) {
+            0 => 0,
+            _ => self
+                .unheard
+                .swap(0, Ordering::AcqRel)
+                .min(self.missing(now)),
+        }
+    }
+
+    /// Another cell measures the quota from now on.
+    pub(crate) fn leave(&self, now: Timestamp) {
+        self.left.store(true, Ordering::Release);
+        self.settled(now);
     }
 
     /// Notes what was let in without asking anybody.
@@ -191,7 +227,7 @@ impl Cell {
     }
 
     /// Tokens that this replica has let in and that have not come back.
-    pub(super) fn missing(&self, now: Timestamp) -> u32 {
+    fn missing(&self, now: Timestamp) -> u32 {
         self.own.lack(now).tokens(now).ceil() as u32
     }
 
@@ -199,7 +235,10 @@ impl Cell {
     pub(crate) fn told(&self, now: Timestamp) -> Option<Told> {
         self.home.map(|home| Told {
             home,
-            lack: self.own.lack(now),
+            lack: self
+                .own
+                .lack(now)
+                .less(self.unheard.load(Ordering::Acquire)),
         })
     }
 

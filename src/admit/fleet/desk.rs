@@ -22,8 +22,7 @@ pub(super) struct Ask {
     pub(super) cell: Arc<Cell>,
     pub(super) cost: u32,
     pub(super) since: Timestamp,
-    /// None where tokens are taken that were spent before they were the fleet's.
-    pub(super) answer: Option<oneshot::Sender<Answer>>,
+    pub(super) answer: oneshot::Sender<Answer>,
 }
 
 /// What a request that waits is told.
@@ -38,7 +37,7 @@ pub(super) enum Answer {
 impl Ask {
     /// Says whether anybody still waits.
     pub(super) fn tell(self, answer: Answer) -> bool {
-        self.answer.is_some_and(|wait| wait.send(answer).is_ok())
+        self.answer.send(answer).is_ok()
     }
 }
 
@@ -46,7 +45,7 @@ impl Ask {
 pub(super) struct Call {
     cell: Arc<Cell>,
     want: u32,
-    /// With 0 what is granted is gone.
+    /// With 0 what is granted is gone: it was spent before.
     least: u32,
     pub(super) waiting: Vec<Ask>,
 }
@@ -81,19 +80,6 @@ impl Desk {
         let mut calls: Vec<Call> = Vec::new();
         let mut places = HashMap::new();
         for ask in asks {
-            if ask.answer.is_none() {
-                // Some of it may have come back since.
-                let want = ask.cost.min(ask.cell.missing(now));
-                if want > 0 {
-                    calls.push(Call {
-                        cell: ask.cell,
-                        want,
-                        least: 0,
-                        waiting: Vec::new(),
-                    });
-                }
-                continue;
-            }
             let known = if self.leased {
                 ask.cell.take(ask.cost, now)
             } else {
@@ -115,6 +101,15 @@ impl Desk {
                             call.waiting.push(ask);
                         }
                         _ => {
+                            let news = ask.cell.news(now);
+                            if news > 0 {
+                                calls.push(Call {
+                                    cell: Arc::clone(&ask.cell),
+                                    want: news,
+                                    least: 0,
+                                    waiting: Vec::new(),
+                                });
+                            }
                             places.insert(ask.cell.digest, calls.len());
                             calls.push(Call {
                                 cell: Arc::clone(&ask.cell),
@@ -201,7 +196,7 @@ impl Desk {
             if cost <= left && now.since(sent) < LEASE {
                 if ask.tell(Answer::Granted) {
                     left -= cost;
-                    cell.use_up(cost);
+                    cell.use_up(cost, now);
                 }
             } else {
                 ask.tell(Answer::Denied(silence.max(reply.wait(cost, &cell.quota))));
@@ -221,6 +216,14 @@ impl Call {
             want: self.want,
             least: self.least,
         }
+    }
+
+    /// The server has not done it.
+    pub(super) fn undone(self) {
+        if self.least == 0 {
+            self.cell.tell(self.want);
+        }
+        self.fail();
     }
 
     pub(super) fn fail(self) {

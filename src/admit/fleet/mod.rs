@@ -181,27 +181,14 @@ impl Pool {
         let digest = settings::digest(&self.secret, &parts);
         let replicas = self.link.replicas();
         let own = before.map(|(own, _)| own);
-        let cell = Arc::new(Cell::new(quota, digest, self.home, replicas, own, now));
+        let cell = Cell::new(quota, digest, self.home, replicas, own, now);
         if let (Some((own, told)), Some(home)) = (before, self.home) {
             let known = told.map_or(0.0, |told| told.to(home, now));
             // Nanoseconds are rounded: a millionth of a token is none.
             let news = (own.lack(now).tokens(now) - known - 1e-6).ceil() as u32;
-            self.tell(&cell, news.min(quota.max_burst()), now);
+            cell.tell(news.min(quota.max_burst()));
         }
-        cell
-    }
-
-    /// Takes tokens from the fleet that were spent before they were the fleet's.
-    fn tell(&self, cell: &Arc<Cell>, spent: u32, now: Timestamp) {
-        if let (Some(asks), 1..) = (&*lock(&self.asks), spent) {
-            // Where nobody answers, the share has it.
-            let _ = asks.try_send(Ask {
-                cell: Arc::clone(cell),
-                cost: spent,
-                since: now,
-                answer: None,
-            });
-        }
+        Arc::new(cell)
     }
 
     /// Whether a request of this quota may come in.
@@ -244,7 +231,7 @@ impl Pool {
             cell: Arc::clone(cell),
             cost,
             since: now,
-            answer: Some(answer),
+            answer,
         };
         let sent = lock(&self.asks).as_ref().map(|asks| asks.try_send(ask));
         match sent {

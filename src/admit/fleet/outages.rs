@@ -177,7 +177,7 @@ impl World {
             cell: Arc::clone(&self.cell),
             cost: 1,
             since,
-            answer: Some(answer),
+            answer,
         };
         self.asks.try_send(ask).unwrap();
         loop {

@@ -102,7 +102,7 @@ impl World {
                     cell: Arc::clone(&replica.cell),
                     cost,
                     since: now,
-                    answer: Some(answer),
+                    answer,
                 });
             }
         }

@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::WAITING;
 use super::desk::{Answer, Ask, Call, Desk, TICK};
 use super::exchange::{Exchange, Replies, Want};
 use super::link::{Link, Trouble};
@@ -56,8 +55,6 @@ struct State {
     ticks: u64,
     failures: u32,
     told: bool,
-    /// What was spent before it was the fleet's, and the Redis was not there to hear it.
-    untold: Vec<Ask>,
 }
 
 impl State {
@@ -69,7 +66,6 @@ impl State {
             ticks: 0,
             failures: 0,
             told: false,
-            untold: Vec::new(),
         }
     }
 }
@@ -224,23 +220,16 @@ impl Worker {
         }
     }
 
-    /// Those who still can be told in time. What is to be told to the Redis is kept until it is there.
-    fn in_time(&mut self, mut asks: Vec<Ask>, now: Timestamp) -> Vec<Ask> {
+    /// Those who still can be told in time.
+    fn in_time(&self, mut asks: Vec<Ask>, now: Timestamp) -> Vec<Ask> {
         let connected = self.state.connection.is_some();
-        let late =
-            |ask: &mut Ask| ask.answer.is_some() && (!connected || now.since(ask.since) >= BUDGET);
-        for ask in asks.extract_if(.., late) {
+        for ask in asks.extract_if(.., |ask| !connected || now.since(ask.since) >= BUDGET) {
             if connected {
                 self.link.count(Trouble::Timeout);
             }
             ask.tell(Answer::Failed);
         }
-        self.state.untold.append(&mut asks);
-        if !connected {
-            self.state.untold.truncate(WAITING);
-            return Vec::new();
-        }
-        std::mem::take(&mut self.state.untold)
+        asks
     }
 
     /// Asks, and tells those who wait.
@@ -249,7 +238,7 @@ impl Worker {
             return;
         }
         let Some(connection) = &mut self.state.connection else {
-            calls.into_iter().for_each(Call::fail);
+            calls.into_iter().for_each(Call::undone);
             return;
         };
         let sent = self.ticker.now();
@@ -285,7 +274,7 @@ impl Worker {
                 Err(kind) => {
                     self.link.count(kind);
                     trouble = Some(kind);
-                    call.fail();
+                    call.undone();
                 }
             }
         }
