@@ -278,14 +278,18 @@ fn measure(only: Option<usize>, only_in: Option<usize>) -> std::io::Result<()> {
         }
     }
     if only.is_none_or(|only| only == Flood::ALL.len()) {
-        behind_balancers(&|target, flood| runtime.block_on(play(target, flood, lasting)))?;
+        let run = |target: &str, flood| runtime.block_on(play(target, flood, lasting));
+        behind_balancers(&settings, &run)?;
     }
     Ok(())
 }
 
 /// The first flood again, through load balancers that try a failed request on the other replica and take replicas
 /// out. Two replicas share the capacity; all callers come from the balancer's address.
-fn behind_balancers(run: &dyn Fn(&str, Flood) -> (Tally, Tally)) -> std::io::Result<()> {
+fn behind_balancers(
+    settings: &[Setting],
+    run: &dyn Fn(&str, Flood) -> (Tally, Tally),
+) -> std::io::Result<()> {
     for haproxy in [false, true] {
         let name = if haproxy { "HAProxy" } else { "nginx" };
         println!(
@@ -302,7 +306,7 @@ fn behind_balancers(run: &dyn Fn(&str, Flood) -> (Tally, Tally)) -> std::io::Res
             "taken out",
             "retries"
         );
-        for setting in Setting::ALL {
+        for setting in settings.iter().copied() {
             let play = |flood| -> std::io::Result<_> {
                 let replicas = [
                     Server::start(setting, WORKERS / 2)?,
@@ -349,6 +353,9 @@ fn behind_balancers(run: &dyn Fn(&str, Flood) -> (Tally, Tally)) -> std::io::Res
                 flooding.refused as f64 / sent,
                 (flooding.failed + flooding.lost) as f64 / sent,
             );
+            if setting.ours() {
+                tell_unserved(&calm);
+            }
         }
     }
     Ok(())
