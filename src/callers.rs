@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admit::{Mode, Quota, QuotaError};
+use crate::admit::{Clamp, Mode, Quota, QuotaError};
 use crate::builder::Builder;
 use crate::clock::Timestamp;
 use crate::detect::memory::StateError;
@@ -106,9 +106,7 @@ impl Callers {
         if quota.problem().is_some() {
             return Err(QuotaError::of(quota));
         }
-        let core = &self.upkeep.core;
-        let now = core.ticker.now();
-        core.admission.clamp(caller, quota, now + lasting, now);
+        self.hold(caller, Some(quota), lasting);
         let change = format!("clamped to {quota} for {} s", lasting.as_secs());
         self.changed(Some(caller), &change);
         Ok(())
@@ -116,13 +114,23 @@ impl Callers {
 
     /// Refuses everything that a caller sends, for a while, whatever policies say; as [`Callers::clamp`] else.
     pub fn block(&self, caller: &str, lasting: Duration) {
-        let core = &self.upkeep.core;
-        let now = core.ticker.now();
-        core.admission.block(caller, now + lasting, now);
+        self.hold(caller, None, lasting);
         self.changed(
             Some(caller),
             &format!("blocked for {} s", lasting.as_secs()),
         );
+    }
+
+    fn hold(&self, caller: &str, quota: Option<Quota>, lasting: Duration) {
+        let core = &self.upkeep.core;
+        let now = core.ticker.now();
+        let clamp = Clamp {
+            name: caller.to_owned(),
+            until: now + lasting,
+            quota,
+            author: Arc::clone(&self.author),
+        };
+        core.admission.clamp(clamp, now);
     }
 
     /// Ends a clamp or a block before its time, also a clamp that came by itself, which then leaves that caller alone
@@ -252,6 +260,7 @@ impl Callers {
             caller: caller.to_owned(),
             factor,
             until,
+            author: Arc::clone(&self.author),
         });
         let change = format!(
             "up to {factor} times the load expected for {} s",

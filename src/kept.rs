@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 #[cfg(feature = "redis")]
 use crate::admit::fleet::board::Board;
 use crate::clock::Timestamp;
+use crate::events::PROGRAM;
 use crate::incidents::Incidents;
 use crate::record::row::lock;
 
@@ -54,6 +55,11 @@ pub(crate) fn instant(seconds: f64) -> Timestamp {
     Timestamp::from_nanos(micros.saturating_mul(1_000))
 }
 
+/// The author of what was kept before there was one.
+fn program() -> String {
+    PROGRAM.to_owned()
+}
+
 /// A pin on the time line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeptPin {
@@ -74,28 +80,32 @@ pub(crate) struct KeptPin {
 }
 
 /// A clamp or a block that a person has set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Brake {
     pub(crate) caller: String,
     /// The quota; none lets nothing through.
     pub(crate) quota: Option<String>,
     pub(crate) until: f64,
+    #[serde(default = "program")]
+    pub(crate) author: String,
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
 }
 
 /// Load that was announced.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Expected {
     pub(crate) caller: String,
     pub(crate) factor: f64,
     pub(crate) until: f64,
+    #[serde(default = "program")]
+    pub(crate) author: String,
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
 }
 
 /// A runaway that somebody has in hand.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct InHand {
     pub(crate) caller: String,
     pub(crate) author: String,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde_json::Map;
 
-use crate::admit::Quota;
+use crate::admit::{Clamp, Quota};
 use crate::builder::Builder;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
-use crate::events::{Body, Change, Event, Kind, PROGRAM, Pin};
+use crate::events::{Body, Change, Event, Kind, Pin};
 use crate::incidents::{Incident, Post, PostError};
 use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS, instant, seconds};
 #[cfg(feature = "redis")]
@@ -151,7 +151,7 @@ impl Callers {
 
 impl Brake {
     /// A clamp to a rate, or a block.
-    pub(crate) fn new(caller: &str, quota: Option<Quota>, until: Timestamp) -> Self {
+    pub(crate) fn new(caller: &str, quota: Option<Quota>, until: Timestamp, author: &str) -> Self {
         // `500/s, burst 500` is how a quota is shown; the rate is how it is written.
         let rate = |quota: Quota| {
             let text = quota.to_string();
@@ -161,7 +161,8 @@ impl Brake {
             caller: caller.to_owned(),
             quota: quota.map(rate),
             until: seconds(until),
-            ..Self::default()
+            author: author.to_owned(),
+            more: Map::new(),
         }
     }
 }
@@ -190,7 +191,8 @@ impl Upkeep {
         for brake in kept.brakes {
             if self.hold(&brake, now) {
                 let change = "still held, as before the restart";
-                self.watch.policy(Some(&brake.caller), change, PROGRAM, now);
+                self.watch
+                    .policy(Some(&brake.caller), change, &brake.author, now);
             }
         }
         for expected in &kept.expected {
@@ -212,10 +214,11 @@ impl Upkeep {
             caller: expected.caller.clone(),
             factor,
             until,
+            author: expected.author.as_str().into(),
         });
         let change = format!("up to {factor} times the load expected, {how}");
         let caller = Some(&*expected.caller);
-        self.watch.policy(caller, &change, PROGRAM, now);
+        self.watch.policy(caller, &change, &expected.author, now);
     }
 
     pub(crate) fn take_in_hand(&self, hand: &InHand, here: bool, now: Timestamp) {
@@ -235,13 +238,14 @@ impl Upkeep {
             caller: of.caller,
             factor: of.factor,
             until: seconds(of.until),
-            ..Expected::default()
+            author: of.author.as_ref().into(),
+            more: Map::new(),
         });
         let hands = hands.into_iter().map(|hand| InHand {
             caller: hand.caller.as_ref().into(),
             author: hand.author.as_ref().into(),
             t: hand.t,
-            ..InHand::default()
+            more: Map::new(),
         });
         Some(Kept {
             brakes: self.brakes(),
@@ -272,14 +276,18 @@ impl Upkeep {
         if until <= now || !brake.until.is_finite() {
             return false;
         }
-        let quota = brake.quota.as_deref().map(str::parse::<Quota>);
-        match quota {
-            None => self.core.admission.block(&brake.caller, until, now),
-            Some(Ok(quota)) if quota.problem().is_none() => {
-                self.core.admission.clamp(&brake.caller, quota, until, now);
-            }
+        let quota = match brake.quota.as_deref().map(str::parse::<Quota>) {
+            None => None,
+            Some(Ok(quota)) if quota.problem().is_none() => Some(quota),
             Some(_) => return false,
-        }
+        };
+        let clamp = Clamp {
+            name: brake.caller.clone(),
+            until,
+            quota,
+            author: brake.author.as_str().into(),
+        };
+        self.core.admission.clamp(clamp, now);
         true
     }
 
@@ -287,7 +295,7 @@ impl Upkeep {
         let held = self.core.admission.held();
         let brakes = held.iter();
         brakes
-            .map(|(caller, quota, until)| Brake::new(caller, *quota, *until))
+            .map(|of| Brake::new(&of.name, of.quota, of.until, &of.author))
             .collect()
     }
 

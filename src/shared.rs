@@ -273,14 +273,16 @@ impl Upkeep {
         let news;
         (own.brakes, news) = changes(&ours.brakes, &theirs.brakes, &base.brakes, seconds);
         for (caller, brake) in news {
-            let change = match &brake {
-                Some(brake) if self.hold(brake, now) => "held, as on the other replicas",
+            let (change, author) = match &brake {
+                Some(brake) if self.hold(brake, now) => {
+                    ("held, as on the other replicas", brake.author.as_str())
+                }
                 None if self.core.admission.lift_clamp(&caller, now) => {
-                    "released, as on the other replicas"
+                    ("released, as on the other replicas", PROGRAM)
                 }
                 _ => continue,
             };
-            self.watch.policy(Some(&caller), change, PROGRAM, now);
+            self.watch.policy(Some(&caller), change, author, now);
         }
         let news;
         (own.expected, news) = changes(&ours.expected, &theirs.expected, &base.expected, seconds);

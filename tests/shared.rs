@@ -123,7 +123,8 @@ async fn what_is_said_on_one_replica_holds_on_all_and_after_a_restart() {
         (&json!("fleet"), &json!("a"))
     );
     assert_ne!(status(&a, "loud").await, 200);
-    until(&both, "blocked there", || said(&b, "held, as on the other"));
+    let by_anna = "held, as on the other replicas\", author: \"anna\"";
+    until(&both, "blocked there", || said(&b, by_anna));
     assert_ne!(status(&b, "loud").await, 200);
     assert_eq!(status(&b, "calm").await, 200);
 
@@ -145,9 +146,7 @@ async fn what_is_said_on_one_replica_holds_on_all_and_after_a_restart() {
     drop(b);
     let b = replica(&redis, "b");
     until(&[&b], "known after a restart", || {
-        b.callers.incidents().len() == 2
-            && said(&b, "new cache")
-            && said(&b, "held, as on the other")
+        b.callers.incidents().len() == 2 && said(&b, "new cache") && said(&b, by_anna)
     });
     assert_ne!(status(&b, "loud").await, 200);
 
@@ -202,6 +201,7 @@ fn what_is_announced_or_in_hand_on_one_replica_wakes_nobody_on_another() {
     worlds[1]
         .table
         .callers
+        .on_behalf_of("bea")
         .expect("search", 50.0, Duration::from_secs(3_600));
     for world in &mut worlds {
         world.loads.push(flood());
@@ -233,7 +233,7 @@ fn what_is_announced_or_in_hand_on_one_replica_wakes_nobody_on_another() {
         let said = |event: &Event| {
             event
                 .to_json()
-                .contains("expected, as on the other replicas")
+                .contains("expected, as on the other replicas\", \"author\": \"bea\"")
         };
         events.iter().any(|event| said(event)).then_some(())
     });

@@ -1,16 +1,19 @@
 //! Emergency quotas and blocks: set by a person in an incident, over every policy, until they end by themselves.
 
+use std::sync::Arc;
+
 use super::policy::{Block, Mode, Policy};
 use super::quota::Quota;
 use crate::clock::Timestamp;
 
 /// A quota for one name, or a block, for a while.
 #[derive(Clone, Debug, PartialEq)]
-struct Clamp {
-    name: String,
-    until: Timestamp,
+pub(crate) struct Clamp {
+    pub(crate) name: String,
+    pub(crate) until: Timestamp,
     /// `None` lets nothing through.
-    quota: Option<Quota>,
+    pub(crate) quota: Option<Quota>,
+    pub(crate) author: Arc<str>,
 }
 
 /// The clamps in force. There are as many as people have set.
@@ -18,31 +21,16 @@ struct Clamp {
 pub(super) struct Clamps(Vec<Clamp>);
 
 impl Clamps {
-    /// Sets a clamp in place of an earlier one of the same name.
-    pub(super) fn set(&mut self, name: &str, quota: Quota, until: Timestamp) {
-        self.lift(name);
-        self.0.push(Clamp {
-            name: name.to_owned(),
-            until,
-            quota: Some(quota),
-        });
+    /// Sets a clamp or a block in place of an earlier one of the same name.
+    pub(super) fn set(&mut self, clamp: Clamp) {
+        self.lift(&clamp.name);
+        self.0.push(clamp);
     }
 
-    /// Lets nothing of a caller through, in place of an earlier clamp of the same name.
-    pub(super) fn block(&mut self, name: &str, until: Timestamp) {
-        self.lift(name);
-        self.0.push(Clamp {
-            name: name.to_owned(),
-            until,
-            quota: None,
-        });
-    }
-
-    /// What is in force: whom it holds, to which quota (none is a block), and until when.
+    /// What is in force.
     #[cfg(feature = "dashboard")]
-    pub(super) fn held(&self) -> Vec<(String, Option<Quota>, Timestamp)> {
-        let held = |clamp: &Clamp| (clamp.name.clone(), clamp.quota, clamp.until);
-        self.0.iter().map(held).collect()
+    pub(super) fn held(&self) -> Vec<Clamp> {
+        self.0.clone()
     }
 
     /// Says whether there was one.

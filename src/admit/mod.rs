@@ -40,6 +40,7 @@ use arc_swap::ArcSwap;
 
 pub(crate) use self::answers::Reply;
 pub use self::ceiling::Ceiling;
+pub(crate) use self::clamp::Clamp;
 use self::clamp::Clamps;
 pub(crate) use self::decide::{Ask, Remembered, Verdict};
 #[cfg(feature = "redis")]
@@ -186,19 +187,14 @@ impl Admission {
         self.publish(Arc::new(policies), clamps, now);
     }
 
-    /// Holds a caller to a quota for a while, beside the one that policies give.
-    pub(crate) fn clamp(&self, name: &str, quota: Quota, until: Timestamp, now: Timestamp) {
-        self.change_clamps(now, |clamps| clamps.set(name, quota, until));
+    /// Holds a caller for a while: to a quota beside the one that policies give, or to nothing.
+    pub(crate) fn clamp(&self, clamp: Clamp, now: Timestamp) {
+        self.change_clamps(now, |clamps| clamps.set(clamp));
     }
 
-    /// Lets nothing of a caller through for a while.
-    pub(crate) fn block(&self, name: &str, until: Timestamp, now: Timestamp) {
-        self.change_clamps(now, |clamps| clamps.block(name, until));
-    }
-
-    /// Clamps and blocks in force: whom, to which quota (none is a block), until when.
+    /// Clamps and blocks in force.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn held(&self) -> Vec<(String, Option<Quota>, Timestamp)> {
+    pub(crate) fn held(&self) -> Vec<Clamp> {
         self.book.load().clamps.held()
     }
 

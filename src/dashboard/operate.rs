@@ -135,7 +135,7 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
             }
             let lasting = check(callers, &hold)?;
             keep(callers, &hold, Some(quota), lasting)?;
-            let rate = Brake::new("", Some(quota), callers.now()).quota;
+            let rate = Brake::new("", Some(quota), callers.now(), "").quota;
             let set = callers.clamp(&hold.caller, &rate.unwrap_or_default(), lasting);
             set.map_err(|error| Problem::unprocessable(error.to_string()))?;
             answer = json!({ "in_force": in_force(callers, &hold.caller), "mode": callers.mode() });
@@ -239,7 +239,7 @@ fn in_force(callers: &Callers, name: &str) -> Value {
     let found = entry.and_then(|entry| core.admission.quota_of(&entry.subject()));
     let clamped = |quota: Quota| {
         let mut held = core.admission.held().into_iter();
-        held.any(|(caller, clamp, _)| caller == name && clamp == Some(quota))
+        held.any(|clamp| clamp.name == name && clamp.quota == Some(quota))
     };
     found.map_or(Value::Null, |(quota, scope)| {
         let by = if clamped(quota) { "clamp" } else { "policy" };
@@ -259,7 +259,8 @@ fn keep(
     lasting: Duration,
 ) -> Result<(), Problem> {
     if hold.keep {
-        let brake = Brake::new(&hold.caller, quota, callers.now() + lasting);
+        let until = callers.now() + lasting;
+        let brake = Brake::new(&hold.caller, quota, until, callers.author());
         let kept = callers.keep_brake(&hold.caller, Some(brake));
         kept.map_err(ChangeError::from)?;
     }

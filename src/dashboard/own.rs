@@ -101,7 +101,8 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
     let brake = callers
         .brakes()
         .into_iter()
-        .find(|brake| brake.caller == name);
+        .find(|brake| brake.caller == name)
+        .map(|brake| json!({"caller": name, "quota": brake.quota, "until": brake.until}));
     let clamped = upkeep.watch.clamped();
     let clamped = clamped.into_iter().find(|of| of.caller == name);
     let events = upkeep.watch.log.events();

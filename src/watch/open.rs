@@ -34,6 +34,7 @@ pub(crate) struct Expectation {
     /// Up to so many times the baseline.
     pub(crate) factor: f64,
     pub(crate) until: Timestamp,
+    pub(crate) author: Arc<str>,
 }
 
 impl Open {

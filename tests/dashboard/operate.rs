@@ -543,6 +543,13 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
             [json!(NOW), json!(NOW), json!("search"), json!("program")]
         ]
     );
+    // By whom it is held is known still.
+    let held = again.callers.events().into_iter().filter_map(|event| {
+        let event: Value = serde_json::from_str(&event.to_json()).unwrap();
+        (event["kind"] == "policy").then(|| [&event["change"], &event["author"]].map(Value::clone))
+    });
+    let still = [json!("still held, as before the restart"), json!("local")];
+    assert_eq!(held.collect::<Vec<_>>(), [still.clone(), still]);
     for (caller, let_in) in [("checkout", 5), ("search", 0), ("crawler", 10)] {
         again.send("x-client-id", caller, 200, 10).await;
         let snapshot = again.callers.snapshot();
