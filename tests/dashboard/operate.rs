@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use callerid::Mode;
-use callerid::dashboard::Access;
+use callerid::dashboard::{Access, Grant};
 use callerid::events::Kind;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -550,6 +550,14 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
     });
     let still = [json!("still held, as before the restart"), json!("local")];
     assert_eq!(held.collect::<Vec<_>>(), [still.clone(), still]);
+    // Who is held is told so, and not by whom.
+    let own = with(request("GET", "/me", None), &[("x-client-id", "search")]);
+    let page = again.page(Access::from_fn(|_| Grant::nothing().self_service()));
+    let held = page.ask(own).await.json()["held"].clone();
+    assert_eq!(
+        held,
+        json!({"caller": "search", "quota": null, "until": (NOW + 600) as f64})
+    );
     for (caller, let_in) in [("checkout", 5), ("search", 0), ("crawler", 10)] {
         again.send("x-client-id", caller, 200, 10).await;
         let snapshot = again.callers.snapshot();
