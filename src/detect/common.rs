@@ -151,7 +151,69 @@ pub(super) fn turn(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::observe::{CallerId, Load, Observed, RouteDelta, Row, Tick};
     use super::*;
+    use crate::caller::Provenance;
+    use crate::clock::Timestamp;
+
+    /// Ten callers, each with so many requests a second, for so many seconds.
+    fn run(detector: &mut Detector, from: u64, seconds: u64, rate: u32) -> Vec<Event> {
+        let mut delta = RouteDelta {
+            service_time: 0.01 * rate as f32,
+            ..RouteDelta::default()
+        };
+        delta.by_class[Class::Ok.index()] = rate;
+        let routes = [delta];
+        let seen = |slot| Observed {
+            id: CallerId {
+                slot,
+                generation: 0,
+            },
+            name: "a",
+            provenance: Provenance::Verified,
+            row: Row::Caller,
+            started: rate,
+            new_names: 0,
+            in_flight: 0,
+            busy: delta.service_time,
+            routes: &routes,
+        };
+        let callers: Vec<_> = (0..10).map(seen).collect();
+        let mut events = Vec::new();
+        for second in from..from + seconds {
+            let now = Timestamp::from_secs(1_000_000) + Duration::from_secs(second);
+            let load = Load::default();
+            let callers = &callers;
+            detector.tick(&Tick { now, load, callers }, &mut events);
+        }
+        events
+    }
+
+    #[test]
+    fn when_everybody_rises_it_is_a_crowd_and_nobody_is_named() {
+        let mut detector = Detector::new();
+        assert_eq!(run(&mut detector, 0, 900, 4), []);
+        let said = run(&mut detector, 900, 60, 12);
+        let kinds: Vec<_> = said.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [Kind::Crowd], "{said:?}");
+        assert!(said[0].t < 1_000_920.0, "{said:?}");
+        let said = run(&mut detector, 960, 120, 4);
+        assert_eq!(said[0].kind, Kind::CrowdEnded);
+    }
+
+    #[test]
+    fn a_lull_is_a_night_when_it_has_lasted() {
+        let mut detector = Detector::new();
+        run(&mut detector, 0, 900, 4);
+        run(&mut detector, 900, 200, 1);
+        assert_eq!(detector.ebb, 1.0);
+        run(&mut detector, 1_100, 100, 1);
+        assert!(detector.ebb < EBB, "{}", detector.ebb);
+        run(&mut detector, 1_200, 60, 4);
+        assert_eq!(detector.ebb, 1.0);
+    }
 
     #[test]
     fn a_condition_turns_when_it_has_looked_otherwise_for_long_enough() {

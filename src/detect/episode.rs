@@ -230,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn harm_is_said_as_soon_as_anything_may_be() {
+        let hurt = |t: f64| Event {
+            harm: Harm::Harmed,
+            ..said(t)
+        };
+        assert_eq!(episode().update(hurt(100.0 + PAUSE - 0.25)), None);
+        let update = episode().update(hurt(100.0 + PAUSE)).unwrap();
+        assert_eq!(update.harm, Harm::Harmed);
+    }
+
+    #[test]
     fn its_share_is_not_diluted_by_those_it_slows_down() {
         let share = |t: f64, share_of_rise: Option<f64>, route: u32| Event {
             share_of_rise,

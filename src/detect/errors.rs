@@ -307,6 +307,10 @@ mod tests {
     }
 
     fn delay(class: Class, others: f32) -> Option<f32> {
+        delay_in(&world(), class, others)
+    }
+
+    fn delay_in(world: &World, class: Class, others: f32) -> Option<f32> {
         let mut errors = usual();
         (0..400_u16).find_map(|tick| {
             answer(
@@ -319,7 +323,7 @@ mod tests {
             if tick % 4 == 3 {
                 errors.grow_older();
             }
-            errors.excess(&world(), 0.0).map(|_| f32::from(tick) / 4.0)
+            errors.excess(world, 0.0).map(|_| f32::from(tick) / 4.0)
         })
     }
 
@@ -345,6 +349,19 @@ mod tests {
     #[test]
     fn what_others_get_too_is_nobodys() {
         assert_eq!(delay(Class::Auth, 0.8), None);
+    }
+
+    #[test]
+    fn where_answers_take_long_the_control_group_takes_as_long_to_show() {
+        let slow = World {
+            concurrency: 5.5 * world().total,
+            ..world()
+        };
+        let (usual, slow) = (delay(Class::Auth, 0.0), delay_in(&slow, Class::Auth, 0.0));
+        assert!(
+            usual.unwrap() < 4.5 && slow.unwrap() >= 5.5,
+            "{usual:?} {slow:?}"
+        );
     }
 
     #[test]
