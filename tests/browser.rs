@@ -212,6 +212,15 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
         let shown = reader.shows("#caller", limits);
         assert_eq!(shown.contains("is refused"), caller == "search", "{shown}");
     }
+    // A link to what is further back than two minutes shows it.
+    reader.open("about:blank");
+    let then = overview["at"].as_f64().unwrap() - 300.0;
+    reader.open(&format!("{page}#zoom={then:.0}~{:.0}", then + 60.0));
+    until("the span holds what is zoomed into", || {
+        let span = reader
+            .run("return document.querySelector('#spans [aria-pressed=true]')?.textContent ?? ''");
+        (span == "15 min").then_some(())
+    });
     reader.open("about:blank");
     reader.open(address.as_str().unwrap());
     reader.shows("#caller", "missing");
@@ -428,6 +437,13 @@ fn names_are_text_and_a_keyboard_is_enough() {
         browser.run("return document.activeElement.className"),
         "skip"
     );
+    browser.run("location.hash = 'log=1'");
+    browser.press(ENTER);
+    let past = browser.run("return [document.activeElement.id, location.hash]");
+    assert_eq!(past, serde_json::json!(["callers", "#log=1"]));
+    browser.open("about:blank");
+    browser.open(&page);
+    browser.shows("#table", HOSTILE);
     let focused = |what: &str| {
         for _ in 0..60 {
             if browser.run(&format!(

@@ -154,7 +154,8 @@ type Hook = dyn Fn(&Ask<'_>) -> Grant + Send + Sync;
 /// # Ok::<(), callerid::dashboard::TokenError>(())
 /// ```
 ///
-/// There are no cookies, so that no foreign page can use what a browser remembers.
+/// No cookie is set or believed here. A closure may ask what a browser sends by itself (the session of a proxy, a client's
+/// certificate): the page sends it along, and writes from a foreign page are refused by `Origin` and `Sec-Fetch-Site`.
 pub struct Access {
     rule: Rule,
     own: bool,

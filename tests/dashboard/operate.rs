@@ -233,6 +233,42 @@ async fn a_brake_says_when_the_switch_lets_it_refuse_nothing() {
 }
 
 #[tokio::test]
+async fn one_caller_has_its_pins_and_changes_however_long_ago() {
+    let table = table(|builder| builder);
+    table.send("x-client-id", "checkout", 200, 1).await;
+    table.send("x-client-id", "search", 200, 1).await;
+    let page = table.page(Access::local_operator());
+    for (action, body) in [
+        (
+            "pin",
+            json!({"caller": "checkout", "pin": "deploy", "version": "v1"}),
+        ),
+        (
+            "pin",
+            json!({"caller": "search", "pin": "deploy", "version": "v2"}),
+        ),
+        (
+            "clamp",
+            json!({"caller": "checkout", "quota": "5/s", "seconds": 60}),
+        ),
+    ] {
+        assert_eq!(act(&page, action, body).await.status, 200);
+    }
+    table.pass(300);
+    let drill = page.get("/v1/caller?name=checkout").await.json();
+    let events = drill["events"].as_array().unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| &event["kind"]).collect();
+    assert_eq!(kinds, ["pin", "policy"], "{drill}");
+    assert_eq!(events[0]["version"], "v1");
+    let overview = page.get("/v1/overview?span=2m").await.json();
+    let told = overview["events"].as_array().unwrap();
+    assert!(
+        told.iter().all(|event| event["kind"] != "pin"),
+        "{overview}"
+    );
+}
+
+#[tokio::test]
 async fn a_proven_caller_and_a_claim_of_its_name_are_two_and_each_is_held_by_itself() {
     let table = table(|builder| builder);
     table.send("x-claimed-id", "checkout", 200, 1).await;

@@ -22,7 +22,7 @@ async function ask(path, init = {}) {
     ...init,
     headers,
     cache: "no-store",
-    credentials: "omit",
+    credentials: "same-origin",
     signal: AbortSignal.timeout(10000),
   });
   const text = await answer.text();

@@ -1,6 +1,6 @@
 // What is wrong, in words, and what can be done about it.
 
-import { byId, clock, copy, el, number, percent, ago, say, setText, under, when } from "./dom.js";
+import { announce, byId, clock, copy, el, number, percent, ago, say, setText, under, when } from "./dom.js";
 import { getText, post } from "./api.js";
 import { Proof } from "./chart.js";
 
@@ -13,7 +13,8 @@ export function happened(latest) {
   const ends = new Map();
   for (const event of latest.events) if (event.kind.endsWith("_ended")) ends.set(event.id, event.t);
   const onsets = [];
-  for (const event of latest.events) {
+  // What began before the span is open still.
+  for (const event of [...latest.episodes, ...latest.events]) {
     if (event.kind.startsWith("runaway_")) {
       bands.set(event.id, { from: event.since, to: ends.get(event.id) ?? latest.at, alarm: true });
       const together = (onset) => onset.caller === event.caller && Math.abs(onset.t - event.since) < 30;
@@ -104,9 +105,11 @@ class Banner {
     this.line("what", [...events.map((event) => what(event, row)), ...volume].join("; "));
     this.line("where", caller ? [...new Set(events.map((event) => event.route).filter(Boolean))].join(", ") || "no single route" : "");
     this.line("since", `${clock(since)}, ${ago(latest.at - since)} ago`);
-    this.line("deploy", !caller ? "" : deploy ? `${deploy.version}, ${since - deploy.t < 2 ? "just" : ago(since - deploy.t)} before it began` : "none of this caller is known");
+    this.line("deploy", !caller ? "" : deploy ? `${deploy.version}, ${beside(since - deploy.t)}` : "none of this caller shortly before");
     this.line("ours", oursText(latest, first(events, (event) => event.ours)));
     this.line("harm", HARM[harm]);
+    if (harm !== this.harm) announce(`${caller || "The service"}: ${HARM[harm]}.`);
+    this.harm = harm;
     const taken = first(events, (event) => event.acknowledged_by);
     this.line("known", [events.some((event) => event.expected) ? "it was announced" : null, taken ? `${taken} has it in hand` : null].filter(Boolean).join(", "));
     const held = under(latest.braked, caller);
@@ -143,6 +146,9 @@ class Banner {
   }
 }
 
+/** A time from a deploy to an onset, which is known to some seconds only. */
+const beside = (after) => (after >= 2 ? `${ago(after)} before it began` : after > -2 ? "as it began" : `${ago(-after)} after it began`);
+
 /** What keeps a brake from refusing anything. */
 const idle = (mode) => (mode && mode !== "enforce" ? `the switch of the service is on ${mode}, so nothing is refused` : null);
 
@@ -177,6 +183,7 @@ export class Banners {
     for (const [key, banner] of this.shown) {
       if (!open.has(key)) {
         banner.end();
+        announce(`${banner.title.textContent}: over.`);
         this.shown.delete(key);
       }
     }
@@ -184,6 +191,7 @@ export class Banners {
 }
 
 const toml = (name) => (/^[A-Za-z0-9_-]+$/.test(name) ? name : JSON.stringify(name));
+const OVER = " # take it out when it is over: a service does not start with a past end";
 const inMinutes = (minutes) => new Date(Date.now() + minutes * 60000).toISOString().replace(/\.\d+Z/, "Z");
 
 /** The actions of operators, each with the lines that do the same everywhere. */
@@ -216,6 +224,13 @@ export class Brake {
     return Math.max(5, Math.ceil(rate * 1.5));
   }
 
+  /** The table of the file that does the same; only names that can stand on the roster have one. */
+  lines(name, line) {
+    const { provenance } = this.latest()?.callers.find((of) => of.caller === name) || {};
+    if (name.includes(":") && /^(ip|ua|claimed):/.test(name)) return `# ${name} cannot have a table of its own:\n# limit [provenance.${provenance || "claimed"}]`;
+    return [`[caller.${toml(name)}]`, provenance === "claimed" ? 'accept = "claimed"' : null, line].filter(Boolean).join("\n");
+  }
+
   clamp(name) {
     const quota = this.usual(name);
     this.open({
@@ -225,7 +240,7 @@ export class Brake {
         ["quota", "Quota", { value: `${quota}/s`, pattern: "[0-9]+/(s|min|h)", required: true }],
         ["minutes", "For minutes", { value: "15", type: "number", min: "1", max: "1440", required: true }],
       ],
-      lines: (values) => `[caller.${toml(name)}]\nquota = "${values.quota}"`,
+      lines: (values) => this.lines(name, `quota = "${values.quota}"`),
       button: "Clamp",
       brakes: true,
       send: (values) => this.send("v1/do/clamp", { caller: name, quota: values.quota, seconds: Number(values.minutes) * 60 }),
@@ -237,7 +252,7 @@ export class Brake {
       title: `Block ${name}`,
       text: "Refuse everything it sends. It ends by itself.",
       fields: [["minutes", "For minutes", { value: "5", type: "number", min: "1", max: "1440", required: true }]],
-      lines: (values) => `[caller.${toml(name)}]\nblock_until = "${inMinutes(Number(values.minutes) || 0)}"`,
+      lines: (values) => this.lines(name, `block_until = "${inMinutes(Number(values.minutes) || 0)}"${OVER}`),
       button: "Block",
       danger: true,
       brakes: true,
@@ -253,7 +268,7 @@ export class Brake {
         ["factor", "Up to how many times as usual", { value: "10", type: "number", min: "1", max: "1000", required: true }],
         ["minutes", "For minutes", { value: "60", type: "number", min: "1", max: "10080", required: true }],
       ],
-      lines: (values) => `[caller.${toml(name)}]\nexpect = { factor = ${values.factor}, until = "${inMinutes(Number(values.minutes) || 0)}" }`,
+      lines: (values) => this.lines(name, `expect = { factor = ${values.factor}, until = "${inMinutes(Number(values.minutes) || 0)}" }${OVER}`),
       button: "Expect it",
       send: (values) => this.send("v1/do/expect", { caller: name, factor: Number(values.factor), seconds: Number(values.minutes) * 60 }),
     });

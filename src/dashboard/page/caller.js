@@ -125,10 +125,9 @@ function faces(caller) {
   return [list("By peer", caller.unknown.peers), list("By user agent", caller.unknown.agents), list("By claimed name", caller.unknown.claimed)];
 }
 
-function pins(events, name) {
-  const own = events.filter((event) => (event.kind === "pin" && event.caller === name) || (event.kind === "policy" && event.caller === name));
-  if (!own.length) return empty("None is known.");
-  return el("ul", {}, own.slice(-8).reverse().map((event) => el("li", {}, `${when(event.at ?? event.t)}: ${[event.pin, event.version, event.text, event.change, event.author ? `by ${event.author}` : null].filter(Boolean).join(" ")}`)));
+function pins(events) {
+  if (!events.length) return empty("None is known.");
+  return el("ul", {}, events.slice(-8).reverse().map((event) => el("li", {}, `${when(event.at ?? event.t)}: ${[event.pin, event.version, event.text, event.change, event.author ? `by ${event.author}` : null].filter(Boolean).join(" ")}`)));
 }
 
 /** The view of one caller. It is written anew with each answer, and keeps the focus where it is. */
@@ -165,7 +164,7 @@ export class Caller {
     this.place.replaceChildren();
   }
 
-  draw(caller, events) {
+  draw(caller) {
     if (caller.name !== this.name) return;
     const { rates } = caller;
     const words = [caller.owner, caller.contact, `known as ${caller.provenance}`, `${number(rates.ten_seconds)} requests/s now, ${number(rates.ten_minutes)} over ten minutes`, `${number(caller.counts.in_flight)} in flight`];
@@ -185,7 +184,7 @@ export class Caller {
       block("Latency", histograms(caller)),
       wide(block("The last failures", failures(caller))),
       block("Limits and refusals", policy(caller)),
-      block("Pins and changes", pins(events, caller.name)),
+      block("Pins and changes", pins(caller.events)),
       faces(caller),
     ];
     const kept = this.place.contains(document.activeElement) && this.grid.contains(document.activeElement);

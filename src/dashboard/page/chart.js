@@ -10,18 +10,18 @@ const REST = "__rest__";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** A colour for each name, the same as long as the page is open. */
+/** A colour for each name, the same as long as it is drawn; no two that are drawn together have the same. */
 const taken = new Map();
-export function colour(name, suspects) {
+export function colour(name, suspects, drawn) {
   if (suspects.has(name)) return css("--alarm");
   if (name === REST) return css("--faint");
   if (!taken.has(name)) {
+    for (const gone of [...taken.keys()]) if (!drawn.includes(gone)) taken.delete(gone);
     const used = new Set(taken.values());
     let hash = 0;
     for (const c of name) hash = (hash * 31 + c.codePointAt(0)) >>> 0;
     let at = hash % LIGHT.length;
     for (let n = 0; n < LIGHT.length && used.has(at); n += 1) at = (at + 1) % LIGHT.length;
-    if (taken.size > 200) taken.clear();
     taken.set(name, at);
   }
   return (dark.matches ? DARK : LIGHT)[taken.get(name)];
@@ -186,7 +186,7 @@ export class Traffic {
       const suspect = suspects.has(name);
       return {
         label: name,
-        stroke: colour(name, suspects),
+        stroke: colour(name, suspects, this.order),
         width: (suspect ? 3.5 : name === REST ? 1.5 : 2) * scale(),
         alpha: calm || suspect ? 1 : 0.55,
         dash: name === REST ? [6, 4] : undefined,
@@ -274,7 +274,7 @@ export class Traffic {
         item = { li: el("li", {}, row), swatch, value };
         this.rows.set(name, item);
       }
-      item.swatch.style.setProperty("--line", colour(name, suspects));
+      item.swatch.style.setProperty("--line", colour(name, suspects, this.order));
       item.li.classList.toggle("suspect", suspects.has(name));
       item.value.textContent = number(rate);
       if (list.children[at] !== item.li) list.insertBefore(item.li, list.children[at] || null);

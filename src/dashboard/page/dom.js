@@ -23,6 +23,9 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Told to who listens: what changes each second is not. */
+export const announce = (text) => setText(byId("heard"), text);
+
 export function say(text) {
   const said = byId("said");
   said.textContent = text;
@@ -52,6 +55,9 @@ export function duration(seconds) {
   if (seconds < 1) return `${seconds < 0.01 ? (seconds * 1e3).toFixed(1) : Math.round(seconds * 1e3)} ms`;
   return `${seconds.toFixed(1)} s`;
 }
+
+/** The zone of all times on the page. */
+export const zone = () => new Date().toLocaleTimeString("en-GB", { timeZoneName: "short" }).split(" ").slice(1).join(" ");
 
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 

@@ -1,6 +1,6 @@
 // The page: asks once a second, draws what has changed. What the viewer has chosen stands in the address.
 
-import { byId, clock, el, say, setText } from "./dom.js";
+import { announce, byId, clock, setText, zone } from "./dom.js";
 import { Refused, get, hasToken, useToken } from "./api.js";
 import { Traffic } from "./chart.js";
 import { Table } from "./table.js";
@@ -42,12 +42,27 @@ function writeAddress() {
 
 const suspectsOf = (overview) => new Map(overview.episodes.map((event) => [event.caller, event]).filter(([caller]) => caller));
 
-/** Without a choice of the viewer's: the shortest span that shows the time before a runaway. */
+const SPANS = [["2m", 120], ["15m", 900], ["1h", 3600]];
+
+/** The span that was chosen; else the shortest that shows what is zoomed into, or the time before a runaway. */
 function spanNow() {
+  const now = latest?.at ?? Date.now() / 1000;
+  // What is zoomed into leaves the longest span in time.
+  if (view.zoom && view.zoom[1] < now - 3600) unzoomed();
+  const chosen = SPANS.findIndex(([name]) => name === view.span);
+  if (view.zoom) {
+    const holds = SPANS.findIndex(([, seconds]) => now - view.zoom[0] < seconds);
+    return SPANS[holds < 0 ? 2 : Math.max(holds, chosen)][0];
+  }
   if (view.span) return view.span;
   const first = Math.min(...(latest?.episodes || []).map((event) => event.since));
-  const age = Number.isFinite(first) ? latest.at - first : 0;
+  const age = Number.isFinite(first) ? now - first : 0;
   return age > 600 ? "1h" : age > 80 ? "15m" : "2m";
+}
+
+function unzoomed() {
+  view.zoom = null;
+  changed(false);
 }
 
 const brake = new Brake(() => latest, () => you, soon);
@@ -100,6 +115,13 @@ function draw() {
   document.title = first ? `${first.caller || "runaway"} – callerid` : `${latest.service || ""} callerid`.trim();
 }
 
+function paused(on) {
+  view.paused = on;
+  byId("pause").setAttribute("aria-pressed", String(on));
+  setText(byId("pause"), on ? "Go on" : "Pause");
+  if (on) alive(`paused · ${latest ? clock(latest.at) : ""}`);
+}
+
 function alive(text, bad) {
   setText(byId("live"), text);
   byId("live").classList.toggle("bad", Boolean(bad));
@@ -107,11 +129,13 @@ function alive(text, bad) {
 
 let timer = null;
 let asking = false;
+let lost = false;
 
 async function ask() {
   clearTimeout(timer);
   if (asking) return;
   asking = true;
+  let pause = document.hidden ? 15000 : 1000;
   try {
     you ??= await whoAmI();
     if (you?.read && !view.paused) {
@@ -119,20 +143,28 @@ async function ask() {
       if (!view.paused) {
         latest = overview;
         draw();
-        alive(`live · ${clock(latest.at)}`);
+        alive(`live · ${clock(latest.at)} ${zone()}`);
+        if (lost) announce("It answers again.");
+        lost = false;
       }
     }
   } catch (problem) {
-    if (problem instanceof Refused && [401, 403, 429].includes(problem.status)) {
+    if (problem instanceof Refused && problem.status === 429 && you) {
+      // Of a proxy, perhaps: nobody has to say who they are anew.
+      alive("too many questions: slower", true);
+      pause = 15000;
+    } else if (problem instanceof Refused && [401, 403, 429].includes(problem.status)) {
       you = null;
       notAllowed(problem);
     } else {
       const since = latest ? `; shown: ${clock(latest.at)}` : "";
       alive(`no answer${since}`, true);
+      if (!lost) announce("The service does not answer.");
+      lost = true;
     }
   }
   asking = false;
-  timer = setTimeout(ask, document.hidden ? 15000 : 1000);
+  timer = setTimeout(ask, pause);
 }
 
 async function askCaller() {
@@ -140,7 +172,7 @@ async function askCaller() {
   if (!name || view.paused || document.hidden || !you?.read) return;
   try {
     const found = await get(`v1/caller?name=${encodeURIComponent(name)}`);
-    if (view.caller === name) caller.draw(found, latest?.events || []);
+    if (view.caller === name) caller.draw(found);
   } catch (problem) {
     if (view.caller === name && problem instanceof Refused) caller.fail(problem.message);
   }
@@ -184,8 +216,8 @@ byId("token").addEventListener("submit", (event) => {
 for (const button of byId("spans").children) {
   button.addEventListener("click", () => {
     view.span = button.dataset.span;
-    view.zoom = null;
-    changed(false);
+    if (view.paused) paused(false);
+    unzoomed();
     soon();
   });
 }
@@ -197,11 +229,14 @@ for (const name of ["log", "offered"]) {
 }
 byId("pause").setAttribute("aria-pressed", "false");
 byId("pause").addEventListener("click", () => {
-  view.paused = !view.paused;
-  byId("pause").setAttribute("aria-pressed", String(view.paused));
-  setText(byId("pause"), view.paused ? "Go on" : "Pause");
-  if (view.paused) alive(`paused · ${latest ? clock(latest.at) : ""}`);
-  else soon();
+  paused(!view.paused);
+  soon();
+});
+// A plain link would take the place of what the address says of the view.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("callers").scrollIntoView();
+  byId("callers").focus();
 });
 byId("unzoom").addEventListener("click", () => {
   traffic.unzoom();

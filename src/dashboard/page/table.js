@@ -75,6 +75,7 @@ export class Table {
     for (const [at, row] of shown.entries()) {
       seen.add(row.caller);
       const kept = this.row(row);
+      this.head(kept, row);
       kept.tr.classList.toggle("suspect", suspects.has(row.caller));
       for (const [n, text] of kept.texts.entries()) setText(text, COLUMNS[n + 1].text(row));
       const high = (change(row) ?? 0) >= 2;
@@ -95,13 +96,18 @@ export class Table {
   row(row) {
     const known = this.rows.get(row.caller);
     if (known) return known;
-    const who = [row.owner, row.contact].filter(Boolean).join(" · ");
     const open = el("button", { type: "button", class: "name", click: () => this.onPick(row.caller) }, row.caller);
-    const tag = row.provenance === "verified" ? null : el("small", {}, row.provenance);
     const texts = COLUMNS.slice(1).map((column) => el("td", { class: column.wide ? null : "number" }));
-    const head = el("th", { scope: "row" }, open, tag, who ? el("small", { class: "owner" }, who) : null);
-    const made = { tr: el("tr", {}, head, texts), texts };
+    const [tag, owner] = [el("small"), el("small", { class: "owner" })];
+    const made = { tr: el("tr", {}, el("th", { scope: "row" }, open, tag, owner), texts), texts, tag, owner };
     this.rows.set(row.caller, made);
     return made;
+  }
+
+  /** Who it is, which another roster may change. */
+  head({ tag, owner }, row) {
+    setText(tag, row.provenance === "verified" ? "" : row.provenance);
+    setText(owner, [row.owner, row.contact].filter(Boolean).join(" · "));
+    for (const part of [tag, owner]) part.hidden = !part.textContent;
   }
 }
