@@ -20,9 +20,9 @@ use crate::remember::{ChangeError, change_named};
 /// Seconds: what is set at night should not be found again after a week.
 const LONGEST: u64 = 7 * 86_400;
 
-/// Characters of a pin: all of them are kept, and shared.
+/// Bytes of a pin: all of them are kept, and shared.
 const LONGEST_VERSION: usize = 100;
-const LONGEST_TEXT: usize = 400;
+const LONGEST_TEXT: usize = crate::events::LONGEST;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -280,10 +280,9 @@ fn pin(callers: &Callers, new: NewPin) -> Result<Pin, Problem> {
         ("version", &new.version, LONGEST_VERSION),
         ("text", &new.text, LONGEST_TEXT),
     ] {
-        let length = text.as_ref().map_or(0, |text| text.chars().count());
+        let length = text.as_ref().map_or(0, String::len);
         if length > longest {
-            let detail =
-                format!("{field}: {length} characters are too many; use {longest} at most");
+            let detail = format!("{field}: {length} bytes are too many; use {longest} at most");
             return Err(Problem::unprocessable(detail));
         }
     }

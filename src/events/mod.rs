@@ -149,7 +149,7 @@ pub struct Pin {
 }
 
 /// A text beyond this many bytes is cut: pins come from people and programs outside.
-const LONGEST: usize = 256;
+pub(crate) const LONGEST: usize = 256;
 
 fn short(text: &str) -> Arc<str> {
     let mut end = text.len().min(LONGEST);

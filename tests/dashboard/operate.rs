@@ -400,7 +400,7 @@ async fn bad_input_gets_a_clear_answer_and_changes_nothing() {
         ),
         (
             "pin",
-            json!({"pin": "deploy", "text": "x".repeat(401)}),
+            json!({"pin": "deploy", "text": "é".repeat(129)}),
             422,
             "text",
         ),
