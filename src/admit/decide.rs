@@ -122,11 +122,10 @@ impl Admission {
         #[cfg(feature = "redis")]
         if let (Ok(()), Some(cell)) = (met, way.must_ask(terms, measure)) {
             match self.ask_fleet(cell, way.taken.cost, ask.now) {
-                None => {}
-                Some(fleet::Asked::Known(known)) => {
+                fleet::Asked::Known(known) => {
                     let _ = way.meet(terms.mode, |_| spent(known, cell.quota));
                 }
-                Some(fleet::Asked::Later(asked)) => {
+                fleet::Asked::Later(asked) => {
                     return Verdict::Wait(Waiting {
                         quota: cell.quota,
                         terms: Arc::clone(terms),
@@ -172,18 +171,15 @@ impl Admission {
         way.meet(terms.mode, |_| spent(known, cell.quota))
     }
 
-    /// What the fleet says of a quota that it shares; nothing where there is none any more.
+    /// What the fleet says of a quota that it shares, and this replica's own bucket where there is none any more.
     #[cfg(feature = "redis")]
     #[inline(never)]
-    fn ask_fleet(
-        &self,
-        cell: &Arc<fleet::Cell>,
-        cost: u32,
-        now: Timestamp,
-    ) -> Option<fleet::Asked> {
+    fn ask_fleet(&self, cell: &Arc<fleet::Cell>, cost: u32, now: Timestamp) -> fleet::Asked {
         let pool = self.fleet.as_ref().map(fleet::Part::pool);
-        let pool = pool.as_deref()?.as_ref()?;
-        Some(pool.ask(cell, cost, now))
+        match pool.as_deref() {
+            Some(Some(pool)) => pool.ask(cell, cost, now),
+            _ => fleet::Asked::Known(cell.take_own(cost, now)),
+        }
     }
 
     /// What a request that waits for the fleet hears.
@@ -197,7 +193,7 @@ impl Admission {
         let pool = self.fleet.as_ref().map(fleet::Part::pool);
         match pool.as_deref() {
             Some(Some(pool)) => pool.poll(&mut waiting.asked, now, cx).map(Heard),
-            _ => Poll::Ready(Heard(Ok(()))),
+            _ => Poll::Ready(Heard(waiting.asked.on_its_own(now()))),
         }
     }
 
@@ -330,5 +326,53 @@ impl Admission {
         let terms = Terms::new(generation, found, before.as_deref(), book.since);
         seat.weight.set(terms.weight);
         seat.terms.store(Some(Arc::new(terms)));
+    }
+}
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use super::fleet::{Fleet, FleetMode, Part};
+    use super::*;
+    use crate::admit::{Mode, Policies, Policy, Scope, Style};
+    use crate::caller::Provenance;
+    use crate::clock::{MonotonicClock, Ticker};
+
+    #[test]
+    fn who_still_asks_a_fleet_that_is_gone_has_what_is_left_here() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let part = Part::new(None, &Ticker::Monotonic(MonotonicClock::new()));
+        let fleet = Fleet::new("x").mode(FleetMode::Local).replicas(1);
+        part.enter(Some(&fleet)).unwrap();
+        let policies = Policies {
+            default: Policy::new().quota(Quota::per_hour(1).burst(5)),
+            scope: Scope::Fleet,
+            ..Policies::default()
+        };
+        let admission = Admission::new(policies, Mode::Enforce, Style::default(), now);
+        let admission = admission.with_fleet(part);
+        let subject = Subject {
+            name: "a",
+            provenance: Provenance::Verified,
+            proven: true,
+        };
+        let seat = admission.seat(&subject);
+        let ask = Ask {
+            method: "GET",
+            template: "/",
+            cost: None,
+            now,
+        };
+        let mut admitted = Vec::new();
+        for request in 0..20 {
+            if request == 3 {
+                admission.fleet().unwrap().join(None);
+            }
+            let (mut remembered, mut denial) = (Remembered::default(), None);
+            let _ = admission.decide(&seat, &ask, || subject, &mut remembered, &mut denial);
+            if denial.is_none() {
+                admitted.push(request);
+            }
+        }
+        assert_eq!(admitted, [0, 1, 2, 3, 4]);
     }
 }

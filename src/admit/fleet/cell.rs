@@ -167,6 +167,11 @@ impl Cell {
         Ok(())
     }
 
+    /// Takes tokens where there is no fleet any more.
+    pub(crate) fn take_own(&self, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        self.settled(now).take(cost, now)
+    }
+
     /// The fleet is to hear of tokens that were spent without it, with the next question.
     pub(super) fn tell(&self, tokens: u32) {
         self.unheard.fetch_add(tokens, Ordering::AcqRel);

@@ -91,6 +91,13 @@ pub(super) struct Waiting {
     answer: oneshot::Receiver<Answer>,
 }
 
+impl Waiting {
+    /// What it is told where there is no fleet any more.
+    pub(super) fn on_its_own(&self, now: Timestamp) -> Result<(), Duration> {
+        self.cell.take_own(self.cost, now)
+    }
+}
+
 impl Pool {
     /// Starts a thread where there is a Redis. The settings have no [`Fleet::problems`].
     fn start(fleet: &Fleet, part: &Part) -> std::io::Result<Self> {
