@@ -322,26 +322,23 @@ fn behind_balancers(
                     Balancer::nginx(&addresses)
                 };
                 let (calm, flooding) = run(&balancer.address.to_string(), flood);
-                let marked = if haproxy {
+                let (log, marked) = if haproxy {
                     let replicas = balancer.replicas();
                     let sum = |field: fn(&Replica) -> u64| replicas.iter().map(field).sum::<u64>();
-                    (
-                        sum(|replica| replica.times_down),
-                        sum(|replica| replica.retries),
-                    )
+                    let down = sum(|replica| replica.times_down);
+                    (String::new(), (down, sum(|replica| replica.retries)))
                 } else {
                     let log = balancer.log();
                     let count = |text| log.matches(text).count() as u64;
-                    (
-                        count("temporarily disabled"),
-                        count("while reading response header"),
-                    )
+                    let disabled = count("temporarily disabled");
+                    let marked = (disabled, count("while reading response header"));
+                    (log, marked)
                 };
-                Ok((calm, flooding, marked))
+                Ok((calm, flooding, marked, log))
             };
-            let (mut quiet, _, _) = play(Flood::None)?;
+            let (mut quiet, ..) = play(Flood::None)?;
             let before = Tally::quantile(&mut quiet.latencies, 0.99);
-            let (mut calm, flooding, (out, retries)) = play(Flood::OneCaller)?;
+            let (mut calm, flooding, (out, retries), log) = play(Flood::OneCaller)?;
             let p99 = Tally::quantile(&mut calm.latencies, 0.99);
             let sent = flooding.sent.max(1) as f64 / (10.0 * CAPACITY);
             println!(
@@ -355,6 +352,9 @@ fn behind_balancers(
             );
             if setting.ours() {
                 tell_unserved(&calm);
+                for line in log.lines().take(5) {
+                    println!("    nginx: {line}");
+                }
             }
         }
     }
