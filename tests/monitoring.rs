@@ -360,7 +360,7 @@ fn every_expression_answers_of_a_demo_in_an_incident() {
             .flat_map(|group| group["rules"].as_array().unwrap().clone());
         (groups.len() == 2).then(|| rules.collect::<Vec<_>>())
     });
-    assert_eq!(rules.len(), 14);
+    assert_eq!(rules.len(), 15);
     let mut waiting = shipped(&rules);
     let all = waiting.len();
 
