@@ -28,7 +28,7 @@ const LEAST_SLOW: f32 = 3e-4;
 /// Seconds before anybody is named: where the service itself becomes slow, the others' answers show it by then.
 const RIPE: f32 = 5.0;
 /// The same where a log tells of a slow request for the first time.
-const FIRST_TOLD: f32 = 2.5;
+const FIRST_TOLD: f32 = 1.0;
 /// That nobody else's requests are slow, in nats.
 const LONE: f32 = 2.5;
 /// The most that one tick is worth, in nats.
@@ -376,8 +376,21 @@ mod tests {
 
     #[test]
     fn in_a_log_two_are_enough_where_nobody_else_has_any() {
-        assert_eq!(delay(2, 0.0, 0.0, true), Some(2.25));
+        assert_eq!(delay(2, 0.0, 0.0, true), Some(2.0));
         assert_eq!(delay(2, 0.0, 0.2, true), delay(2, 0.0, 0.2, false));
+    }
+
+    #[test]
+    fn the_first_slow_requests_of_a_log_wait_a_second_for_those_of_others() {
+        let mut hold = usual();
+        let said = (0..20_u16).find(|&tick| {
+            let slow = f32::from(u8::from(tick < 2));
+            hold.observe(20.0 * slow, 0, 0.25, &world(), 1.0);
+            hold.weigh(slow, slow, 500.0, 0.0);
+            hold.settle(false);
+            hold.holding(&world(), 1.0, 0.0, true).is_some()
+        });
+        assert_eq!(said, Some(3));
     }
 
     #[test]
