@@ -10,9 +10,16 @@
 mod driver;
 mod programs;
 
-use callerid::dashboard::{Access, Token};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use callerid::dashboard::{Access, Grant, Token};
 use callerid::incidents::{Post, State};
-use callerid::{Callers, identify};
+use callerid::{Callers, Mode, identify};
 use driver::{Browser, Driver, until};
 use programs::{Demo, Running, call, demo};
 use serde_json::Value;
@@ -287,7 +294,7 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Serves a page behind tokens, in this process, until the test ends.
+/// Serves a page behind tokens.
 fn behind_tokens() -> std::net::SocketAddr {
     // `printf %s act | sha256sum`
     const ACT: &str = "f83f07be16e270186d35b876916c461995ebc3af5b1798f898c33285a1847dbc";
@@ -302,7 +309,11 @@ fn behind_tokens() -> std::net::SocketAddr {
     let access = Access::tokens([Token::operator("alice", ACT).unwrap()]);
     let page = callers.dashboard().access(access);
     let page = page.fleet_view("https://grafana.example/d/callerid-api");
-    let app = axum::Router::new().nest_service("/callerid", page);
+    serve(axum::Router::new().nest_service("/callerid", page))
+}
+
+/// In this process, until the test ends.
+fn serve(app: axum::Router) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -366,6 +377,116 @@ fn a_token_is_asked_for_and_kept_nowhere() {
     browser.open("about:blank");
     browser.open(&format!("http://{address}/callerid/"));
     browser.shows("#token", "Token");
+}
+
+/// A page under a switch on shadow, for who has the session of a proxy, which says `says` instead where it is not zero.
+fn behind_a_session(says: &'static AtomicU16) -> std::net::SocketAddr {
+    let callers = Callers::builder().identify(identify::header("x-client-id"));
+    let callers = callers.mode(Mode::Shadow).build().unwrap();
+    let access = Access::from_fn(|ask| {
+        let cookies = ask.headers().get("cookie").and_then(|of| of.to_str().ok());
+        match cookies {
+            Some(of) if of.contains("session=anna") => Grant::nothing().read().operate("anna"),
+            _ => Grant::nothing(),
+        }
+    });
+    let proxy = move |request: Request, next: Next| async move {
+        match StatusCode::from_u16(says.load(Ordering::SeqCst)) {
+            Ok(status) if request.uri().path().contains("/v1/") => status.into_response(),
+            _ => next.run(request).await,
+        }
+    };
+    let service = axum::Router::new()
+        .route("/prices", get(|| async {}))
+        .layer(callers.layer());
+    let login = || async { [("set-cookie", "session=anna; Path=/; HttpOnly; SameSite=Lax")] };
+    let page = callers.dashboard().access(access);
+    serve(
+        service
+            .route("/login", get(login))
+            .nest_service("/callerid", page)
+            .layer(from_fn(proxy)),
+    )
+}
+
+#[test]
+fn a_session_is_enough_and_is_not_lost_to_what_a_proxy_says() {
+    static SAYS: AtomicU16 = AtomicU16::new(0);
+    let says = |status| SAYS.store(status, Ordering::SeqCst);
+    let address = behind_a_session(&SAYS);
+    call(address, "GET", "/prices", &[("x-client-id", "ci")], "");
+    let driver = Driver::start();
+    let browser = driver.browser();
+    browser.open(&format!("http://{address}/login"));
+    browser.open(&format!("http://{address}/callerid/#caller=ci"));
+    browser.shows("#table", "ci");
+    browser.shows("#live", "live");
+
+    // A brake that refuses nothing says so, before and after.
+    browser.click("//section[@id='caller']//button[starts-with(., 'Clamp')]");
+    let dialog = browser.shows("#dialog", "the switch of the service is on shadow");
+    for said in ["nothing is refused", "v1/do/mode", "accept = \"claimed\""] {
+        assert!(dialog.contains(said), "{said}: {dialog}");
+    }
+    browser.screenshot("clamp-in-shadow", false);
+    browser.click("//dialog//button[. = 'Clamp']");
+    browser.shows("#said", "nothing is refused");
+
+    // A span ends a pause; a proxy that says no for a moment ends nothing, and no token would help.
+    browser.click("//button[@id='pause']");
+    browser.shows("#live", "paused");
+    browser.click("//button[@data-span='1h']");
+    browser.shows("#live", "live");
+    let again = || {
+        says(0);
+        browser.click("//button[@data-span='15m']");
+        browser.shows("#live", "live");
+        browser.shows("#report-incident", "Tell people");
+    };
+    for (status, said, heard) in [
+        (429, "too many questions", ""),
+        (401, "not allowed", ""),
+        (500, "no answer", "The service does not answer."),
+    ] {
+        says(status);
+        browser.shows("#live", said);
+        assert!(browser.text("#token").is_none(), "{status}");
+        if !heard.is_empty() {
+            assert_eq!(browser.run("return heard.textContent"), heard);
+        }
+        again();
+    }
+    let heard = browser.run("return heard.textContent");
+    assert_eq!(heard, "It answers again.");
+    let each_second = browser.run(
+        "return [live, banners].filter((of) => of.closest('[aria-live], [role=status], [role=alert]')).length",
+    );
+    assert_eq!(each_second, 0, "a screen reader would never stop");
+
+    let parts = browser.run(
+        "const load = (name) => import(new URL(name, location.href).href);
+         const parts = async () => {
+             const [dom, chart, brake] = await Promise.all(['dom.js', 'chart.js', 'brake.js'].map(load));
+             dom.announce('One.');
+             dom.announce('Two.');
+             await null;
+             const told = document.querySelector('#heard').textContent;
+             const lines = (n) => Array.from({ length: 12 }, (_, at) => `team-${n + at}`);
+             let fewest = 12;
+             for (let n = 0; n < 60; n += 5) {
+                 const names = lines(n);
+                 fewest = Math.min(fewest, new Set(names.map((name) => chart.colour(name, new Map(), names))).size);
+             }
+             const open = { id: 'x', kind: 'runaway_started', caller: 'ci', signal: 'rate', since: 1 };
+             const past = { at: 900, episodes: [open], events: [], incidents: [], recent: [] };
+             const callers = [{ caller: 'ip:10.0.0.1', provenance: 'inferred' }];
+             const file = new brake.Brake(() => ({ callers }), () => null, () => null).lines('ip:10.0.0.1', 'quota');
+             return [told, fewest, brake.happened(past).bands, file.includes('\\n[caller') || file.startsWith('[caller')];
+         };
+         return parts();",
+    );
+    let band = serde_json::json!({ "from": 1, "to": 900, "alarm": true });
+    assert_eq!(parts, serde_json::json!(["One. Two.", 12, [band], false]));
 }
 
 #[test]

@@ -23,8 +23,15 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Told to who listens: what changes each second is not. */
-export const announce = (text) => setText(byId("heard"), text);
+/** Told to who listens: what changes each second is not. What comes at once is one text, of which nothing is lost. */
+let unheard = [];
+export function announce(text) {
+  if (unheard.push(text) > 1) return;
+  queueMicrotask(() => {
+    byId("heard").textContent = unheard.join(" ");
+    unheard = [];
+  });
+}
 
 export function say(text) {
   const said = byId("said");

@@ -10,6 +10,7 @@ import { Banners, Brake, Incidents, happened } from "./brake.js";
 
 const view = { span: null, log: false, offered: false, zoom: null, caller: null, filter: "", sort: null, up: false, paused: false };
 let you = null;
+let needsToken = true;
 let latest = null;
 
 function readAddress() {
@@ -185,6 +186,7 @@ function soon() {
 
 async function whoAmI() {
   const found = await get("v1/you");
+  needsToken = found.needs_token;
   // Self-service is all that is allowed.
   if (!found.read) throw new Refused(found.needs_token && !hasToken() ? 401 : 403, "Looking is not allowed.");
   byId("token").hidden = true;
@@ -198,10 +200,12 @@ async function whoAmI() {
 /** Asks for a token, where one helps. A wrong one is not tried again: that would look like somebody who guesses. */
 function notAllowed(problem) {
   const tried = hasToken();
+  // A proxy in front may say 401 too, where no token is known here.
+  const asks = tried || (problem.status === 401 && needsToken);
   useToken(null);
-  if (tried || problem.status === 401) byId("token").hidden = false;
+  if (asks) byId("token").hidden = false;
   if (tried) setText(byId("token-said"), problem.status === 403 ? "This token may not look." : problem.message);
-  alive(problem.status === 401 || tried ? "not allowed without a token" : `not allowed: ${problem.message}`, true);
+  alive(asks ? "not allowed without a token" : `not allowed: ${problem.message}`, true);
 }
 
 showLinksHere();
