@@ -15,10 +15,10 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::gauges::Gauges;
 use crate::pipeline::Core;
-use crate::record::flush::Reading;
-use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA};
+use crate::record::flush::{Reading, count_sources};
+use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA, Sources};
 use crate::record::names;
-use crate::record::row::{Row, lock};
+use crate::record::row::lock;
 use crate::watch::Watch;
 
 /// How often counts go to the recorder.
@@ -34,18 +34,6 @@ const SAMPLES_OF_TICK: u64 = 250_000;
 /// Rows of displaced callers that are kept for a recorder that comes late; where none ever comes, they must not pile
 /// up.
 const KEPT: usize = 64;
-
-/// Requests by source and provenance.
-type Sources = [[u64; Provenance::ALL.len()]; Source::ALL.len()];
-
-/// Adds what was identified of a row.
-fn count_sources(row: &Row, sum: &mut Sources) {
-    row.with_lanes(|lanes| {
-        for lane in lanes {
-            sum[lane.source as usize][lane.provenance as usize] += lane.ever_started();
-        }
-    });
-}
 
 /// The flush: one at a time.
 #[derive(Debug)]
@@ -127,7 +115,9 @@ impl Exporter {
                 return;
             }
             let gone = &mut state.gone;
-            core.registry.dismiss(KEPT, |row| count_sources(row, gone));
+            core.registry.dismiss(KEPT, |row| {
+                row.with_lanes(|lanes| count_sources(row, lanes, gone))
+            });
             if !std::mem::replace(&mut state.told_missing, true) {
                 tracing::warn!(
                     "callerid: no metrics recorder is installed yet; counts are kept until there is one, and \
@@ -165,7 +155,7 @@ impl State {
             flush.at_once = true; // it is the last time
             row.handles().flush(row, &mut flush, &mut self.reading);
             flush.at_once = !tick;
-            count_sources(row, gone);
+            row.with_lanes(|lanes| count_sources(row, lanes, gone));
         });
         for row in core.registry.rows() {
             row.handles().flush(&row, &mut flush, &mut self.reading);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::Label;
 
-use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle};
+use super::handles::{CounterHandle, Flush, GaugeHandle, HistogramHandle, Sources};
 use super::histogram::Histogram;
 use super::lane::Lane;
 use super::last_pins::LastPinHandles;
@@ -173,10 +173,7 @@ impl RowHandles {
     /// Tells the recorder what has come since the last flush.
     pub(crate) fn flush(&mut self, row: &Row, flush: &mut Flush<'_>, reading: &mut Reading) {
         let news = row.with_lanes(|lanes| {
-            for lane in lanes {
-                flush.identified[lane.source as usize][lane.provenance as usize] +=
-                    lane.ever_started();
-            }
+            count_sources(row, lanes, &mut flush.identified);
             if lanes.is_empty() && !row.born_at_once {
                 return News::Unborn;
             }
@@ -387,6 +384,15 @@ impl RowHandles {
                     .get_or_insert_with(|| route_counter(&self.label, &other.route, fault))
                     .bring_to(count, flush);
             }
+        }
+    }
+}
+
+/// Adds how the callers of a row were identified. Probes and scrapes are nobody's, and are asked for no name.
+pub(crate) fn count_sources(row: &Row, lanes: &[Arc<Lane>], sum: &mut Sources) {
+    if *row.label != *EXEMPT {
+        for lane in lanes {
+            sum[lane.source as usize][lane.provenance as usize] += lane.ever_started();
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) static METADATA: Metadata<'static> =
 /// A handle that was silent for longer may have been dropped by the exporter.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// Requests by source and provenance.
+pub(crate) type Sources = [[u64; Provenance::ALL.len()]; Source::ALL.len()];
+
 /// One flush, as the handles see it.
 pub(crate) struct Flush<'a> {
     pub(crate) recorder: &'a dyn Recorder,
@@ -33,7 +36,7 @@ pub(crate) struct Flush<'a> {
     /// Whether anything may be refused: then the counters of refusals exist, at 0 at first.
     pub(crate) limits: bool,
     /// Requests by source and provenance.
-    pub(crate) identified: [[u64; Provenance::ALL.len()]; Source::ALL.len()],
+    pub(crate) identified: Sources,
 }
 
 /// A counter of the recorder's, and how far it has come.

@@ -32,6 +32,12 @@ fn probes_are_counted_apart_whoever_sends_them() {
     }
     assert_eq!(table.ended("__exempt__"), [(Class::Ok, 5)]);
     assert!(table.callers.snapshot().caller("a").is_none());
+    // Nobody asked who they are, so they are no part of those who are known and unknown.
+    send_one(&mut service, request("a"));
+    let mut recorded = Recorded::new();
+    recorded.flush(&table.callers);
+    assert_eq!(recorded.total("callerid_requests_started_total"), 6);
+    assert_eq!(recorded.total("callerid_identified_total"), 1);
 }
 
 #[test]
