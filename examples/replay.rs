@@ -5,6 +5,7 @@
 //!     [--events F.jsonl] [--report F.md] LOG|-
 //! ```
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -20,21 +21,28 @@ usage: replay [--format auto|jsonl|combined] [--config F] [--deploys F.jsonl] [-
   --report   where to write the report, as Markdown
   LOG        a file, packed with gzip or not; - is standard input";
 
-fn read_args() -> Result<(Replay, String), String> {
+fn read_args() -> Result<(Replay, OsString), String> {
     let mut replay = Replay::default();
     let mut log = None;
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
-        let (flag, joined) = match arg.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.to_owned())),
-            _ => (arg.as_str(), None),
+        // Only a flag has to be text: a path need not be.
+        let text = arg.to_string_lossy();
+        if text.starts_with("--") && arg.to_str().is_none() {
+            return Err(format!(
+                "{arg:?} is not UTF-8; give the path as an argument of its own"
+            ));
+        }
+        let (flag, joined) = match text.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.into())),
+            _ => (&*text, None),
         };
         let mut value = || {
-            let value = joined.clone().or_else(|| args.next());
+            let value: Option<OsString> = joined.clone().or_else(|| args.next());
             value.ok_or_else(|| format!("{flag} needs a value"))
         };
         match flag {
-            "--format" => replay.format = value()?.parse()?,
+            "--format" => replay.format = value()?.to_string_lossy().parse()?,
             "--config" => replay.config = Some(value()?.into()),
             "--deploys" => replay.deploys = Some(value()?.into()),
             "--events" => replay.events = Some(value()?.into()),
@@ -51,7 +59,7 @@ fn read_args() -> Result<(Replay, String), String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().any(|arg| arg == "--help" || arg == "-h") {
+    if std::env::args_os().any(|arg| arg == "--help" || arg == "-h") {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }

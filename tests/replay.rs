@@ -4,9 +4,11 @@
 
 mod programs;
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -432,6 +434,19 @@ fn a_bad_argument_or_file_is_said() {
         assert!(stderr.contains(said), "{args:?}: {stderr}");
     }
     assert!(good(&["--help"]).contains("--report"));
+    // A path need not be text; a flag does.
+    let strange = Path::new(&folder.path("log-")).with_extension(OsStr::from_bytes(b"\xff"));
+    fs::copy(&log, &strange).unwrap();
+    let run = |args: &[&OsStr]| Command::new(binary()).args(args).output().unwrap();
+    let ended = run(&[strange.as_os_str()]);
+    assert!(ended.status.success(), "{}", text(&ended.stderr));
+    let ended = run(&[OsStr::from_bytes(b"--config=\xff"), strange.as_os_str()]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        text(&ended.stderr).contains("not UTF-8"),
+        "{}",
+        text(&ended.stderr)
+    );
 }
 
 /// A real log where there is one beside the project, else one like it: many clients, few requests of each, bursts.
@@ -465,7 +480,7 @@ fn nobody_is_woken_by_the_log_of_a_web_site() {
     let folder = Folder::new("real");
     let mut replay = Replay::default();
     replay.format = Format::Combined;
-    let outcome = replay.run(&access_log(&folder)).unwrap();
+    let outcome = replay.run(access_log(&folder)).unwrap();
     assert_eq!(outcome.bad_lines().0, 0);
     for episode in outcome.episodes() {
         assert!(!episode.finding.pages(), "{episode:#?}");

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,8 +20,8 @@ pub(super) struct Input {
 
 impl Input {
     /// Opens a file, or standard input for `-`. What begins as gzip does is unpacked.
-    pub(super) fn open(path: &str) -> io::Result<Self> {
-        let (raw, bar): (Box<dyn Read>, _) = if path == "-" {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let (raw, bar): (Box<dyn Read>, _) = if path == Path::new("-") {
             (Box::new(io::stdin()), ProgressBar::new_spinner())
         } else {
             let file = File::open(path)?;

@@ -134,7 +134,8 @@ impl Replay {
     ///
     /// A file that cannot be read or written, a configuration with problems, or a log of which no line can be read.
     /// A log that breaks off after its first request is none: [`Outcome::broken_off`].
-    pub fn run(&self, log: &str) -> Result<Outcome, ReplayError> {
+    pub fn run(&self, log: impl AsRef<Path>) -> Result<Outcome, ReplayError> {
+        let log = log.as_ref();
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| ReplayError::File(path.clone(), error)
@@ -153,7 +154,7 @@ impl Replay {
             events,
             self.report.is_some(),
         );
-        let log_failed = failed(Path::new(log));
+        let log_failed = failed(log);
         let mut input = Input::open(log).map_err(&log_failed)?;
         let mut read = outcome::Read::default();
         loop {
