@@ -35,7 +35,7 @@ impl Clock for Rehearsal {
 #[derive(Clone, Copy)]
 struct Template(&'static str);
 
-/// What detection has learned after a calm hour, given how the demo identifies its callers.
+/// What detection has learned after twenty calm minutes, given how the demo identifies its callers.
 pub(crate) fn learn(builder: Builder) -> Result<Vec<u8>, crate::Error> {
     let clock = Rehearsal::default();
     let begin = MonotonicClock::new().now() - LENGTH;
