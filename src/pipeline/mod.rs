@@ -215,9 +215,7 @@ impl Core {
                 TraceId::in_traceparent(value.as_bytes())
             });
         *place.terms() = terms;
-        let (lane, tracked) = (Arc::clone(place.lane()), place.tracked().cloned());
-        let caller = place.caller().clone();
-        place.leave();
+        let (lane, tracked, caller) = place.depart();
         held.leave();
         let mut ticket = Ticket::open(lane, tracked, now, classify, length, trace_id);
         ticket.admitted(permit, would_refuse);

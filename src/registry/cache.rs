@@ -101,14 +101,18 @@ impl Slot {
         self.rowless.then_some(&self.entry)
     }
 
+    #[inline]
+    pub(super) fn into_parts(self) -> (Arc<Lane>, Option<Arc<Entry>>, Caller) {
+        (self.lane, self.rowless.then_some(self.entry), self.caller)
+    }
+
     fn is_current(&self) -> bool {
         self.epoch == self.entry.epoch()
     }
 
     #[inline]
     fn is(&self, wanted: &Wanted<'_>) -> bool {
-        self.hash == wanted.hash
-            && self.table == wanted.table
+        self.table == wanted.table
             && self.is_current()
             && self.lane.source == wanted.source
             && self.lane.provenance == wanted.provenance
@@ -122,15 +126,22 @@ impl Slot {
 /// places, remembering one would cost more than it saves.
 const GIVE_AWAY: u32 = 8;
 
+/// Where a slot is kept, with its hash: what is looked up and is not there need not be looked at.
+#[derive(Default)]
+struct Place {
+    hash: u64,
+    slot: Option<Box<Slot>>,
+}
+
 struct Cache {
-    slots: Vec<Option<Box<Slot>>>,
+    places: Vec<Place>,
     misses: u32,
     /// How many of [`DEPARTURES`] this thread knows of.
     departures: u32,
 }
 
 thread_local! {
-    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { slots: Vec::new(), misses: 0, departures: 0 }) };
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { places: Vec::new(), misses: 0, departures: 0 }) };
 }
 
 /// Takes what this thread remembers of `wanted`; [`put_back`] it. None where the thread is being torn down.
@@ -139,8 +150,11 @@ pub(crate) fn take(wanted: &Wanted<'_>) -> Option<Box<Slot>> {
     CACHE
         .try_with(|cache| {
             let mut cache = cache.try_borrow_mut().ok()?;
-            let place = cache.slots.get_mut(wanted.hash as usize % SLOTS)?;
-            let mut slot = place.take_if(|slot| slot.is(wanted))?;
+            let place = cache.places.get_mut(wanted.hash as usize % SLOTS)?;
+            if place.hash != wanted.hash {
+                return None;
+            }
+            let mut slot = place.slot.take_if(|slot| slot.is(wanted))?;
             slot.finds = slot.finds.checked_add(1).unwrap_or(HOT + 1);
             Some(slot)
         })
@@ -158,9 +172,12 @@ pub(crate) fn put_back(slot: Box<Slot>) {
         let Ok(mut cache) = cache.try_borrow_mut() else {
             return Some(slot);
         };
-        match cache.slots.get_mut(slot.hash as usize % SLOTS) {
-            Some(place @ None) => {
-                *place = Some(slot);
+        match cache.places.get_mut(slot.hash as usize % SLOTS) {
+            Some(place @ Place { slot: None, .. }) => {
+                *place = Place {
+                    hash: slot.hash,
+                    slot: Some(slot),
+                };
                 None
             }
             _ => Some(slot),
@@ -184,22 +201,22 @@ pub(crate) fn has_room(hash: u64) -> bool {
     let displaced = CACHE.try_with(|cache| {
         let mut cache = cache.try_borrow_mut().ok()?;
         let cache = &mut *cache;
-        if cache.slots.is_empty() {
-            cache.slots.resize_with(SLOTS, || None);
+        if cache.places.is_empty() {
+            cache.places.resize_with(SLOTS, Place::default);
         }
         cache.misses = cache.misses.wrapping_add(1);
         let departures = DEPARTURES.load(Ordering::Acquire);
         if cache.departures != departures {
             cache.departures = departures;
-            for slot in &mut cache.slots {
-                slot.take_if(|slot| slot.entry.is_retired());
+            for place in &mut cache.places {
+                place.slot.take_if(|slot| slot.entry.is_retired());
             }
         }
-        let place = cache.slots.get_mut(hash as usize % SLOTS)?;
-        if place.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
+        let place = cache.places.get_mut(hash as usize % SLOTS)?;
+        if place.slot.is_some() && !cache.misses.is_multiple_of(GIVE_AWAY) {
             return None;
         }
-        Some(place.take())
+        Some(place.slot.take())
     });
     // Dropped only now: the last owner of a table may be in it.
     matches!(displaced, Ok(Some(_)))

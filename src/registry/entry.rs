@@ -1,5 +1,6 @@
 //! One caller in the table: the per-caller state of every stage, side by side.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
@@ -14,22 +15,23 @@ use crate::record::totals::Totals;
 use crate::record::window::Pace;
 
 /// A caller in the table.
+#[repr(C)] // what every request looks at comes first, side by side
 pub(crate) struct Entry {
     /// The words that handlers see, for the source that brought the caller here.
     pub(crate) caller: Caller,
+    /// The lane of the row that was asked for first: for most callers the only one, and one look.
+    first_lane: OnceLock<Arc<Lane>>,
+    row: OnceLock<Arc<Row>>,
+    /// Grows when what a thread remembers of this entry is no longer true: it got a row, or left the table.
+    epoch: AtomicU32,
+    /// Whether it has been decided that the caller has a row from the beginning, or has none.
+    pub(crate) placed: Once,
     /// Whether the name is keyed among the verified ones.
     pub(crate) trust: Trust,
     on_roster: AtomicBool,
-    /// Grows when what a thread remembers of this entry is no longer true: it got a row, or left the table.
-    epoch: AtomicU32,
     retired: AtomicBool,
     /// Where the table's list of entries has it.
     pub(crate) slot: AtomicUsize,
-    /// Whether it has been decided that the caller has a row from the beginning, or has none.
-    pub(crate) placed: Once,
-    row: OnceLock<Arc<Row>>,
-    /// The lane of the row that was asked for first: for most callers the only one, and one look.
-    first_lane: OnceLock<Arc<Lane>>,
     tally: Tally,
     pace: Mutex<Pace>,
     idle_total: AtomicU64,
@@ -78,6 +80,18 @@ impl Entry {
             seat: OnceLock::new(),
             watched: AtomicU32::new(u32::MAX),
             versions: Versions::default(),
+        }
+    }
+
+    /// Looks at all that a request of this caller is going to need. Where more callers come than the processor's caches
+    /// hold, their memory is waited for together, and not piece by piece: counting by reference waits for all that came
+    /// before it.
+    #[inline]
+    pub(crate) fn fetch(&self) {
+        black_box(self.caller.source());
+        if let Some(lane) = self.first_lane.get() {
+            black_box(Arc::strong_count(lane));
+            lane.fetch();
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) mod faces;
 mod heavy;
 mod label;
 mod lanes;
+mod place;
 mod reading;
 pub(crate) mod versions;
 
@@ -38,11 +39,11 @@ use self::entry::{Entry, Trust};
 use self::evict::Places;
 use self::faces::Faces;
 use self::heavy::HeavyHitters;
+pub(crate) use self::place::Place;
 use self::versions::{Said, Sightings};
-use crate::admit::Remembered;
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
-use crate::record::lane::{Lane, thread_number};
+use crate::record::lane::thread_number;
 use crate::record::route::{RouteHash, RouteRef};
 use crate::record::row::{Row, lock};
 use crate::record::totals::Totals;
@@ -106,53 +107,6 @@ impl<'a> Who<'a> {
             provenance: Provenance::Unknown,
             source,
         }
-    }
-}
-
-/// Where a request is counted. Nothing in it is counted by reference for a request that goes no further.
-#[derive(Debug)]
-pub(crate) struct Place {
-    slot: Box<Slot>,
-    /// The words of a request whose caller has no entry: the slot is that of `__other__`.
-    own: Option<Caller>,
-}
-
-impl Place {
-    fn of(slot: Box<Slot>) -> Self {
-        Self { slot, own: None }
-    }
-
-    #[inline]
-    pub(crate) fn lane(&self) -> &Arc<Lane> {
-        &self.slot.lane
-    }
-
-    /// The entry of a caller who has no row: the lane is one of `__other__`.
-    #[inline]
-    pub(crate) fn tracked(&self) -> Option<&Arc<Entry>> {
-        self.slot.tracked()
-    }
-
-    #[inline]
-    pub(crate) fn caller(&self) -> &Caller {
-        self.own.as_ref().unwrap_or(&self.slot.caller)
-    }
-
-    #[inline]
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.slot.entry
-    }
-
-    /// What admission remembers of the caller.
-    #[inline]
-    pub(crate) fn terms(&mut self) -> &mut Remembered {
-        &mut self.slot.terms
-    }
-
-    /// Ends the look.
-    #[inline]
-    pub(crate) fn leave(self) {
-        cache::put_back(self.slot);
     }
 }
 
@@ -289,7 +243,7 @@ impl Registry {
                 self.found_again(&mut slot, said, now);
                 Place::of(slot)
             }
-            None => self.look_up(who, route, &wanted, said(), now),
+            None => self.look_up(who, route, &wanted, &said, now),
         };
         if let Some(entry) = place.tracked() {
             self.started_without_row(entry, now);
@@ -320,13 +274,12 @@ impl Registry {
         }
     }
 
-    #[cold]
-    fn look_up(
+    fn look_up<'s>(
         &self,
         who: &Who<'_>,
         route: RouteRef<'_>,
         wanted: &Wanted<'_>,
-        said: Option<Said<'_>>,
+        said: &dyn Fn() -> Option<Said<'s>>,
         now: Timestamp,
     ) -> Place {
         let claim;
@@ -352,10 +305,7 @@ impl Registry {
                 name: OTHER,
                 ..who
             };
-            return Place {
-                own: Some(caller),
-                ..self.place(&others, route, || None, now)
-            };
+            return self.place(&others, route, || None, now).said_by(caller);
         };
         let epoch = entry.epoch();
         if who.trust == Trust::Weaker && self.is_proven(entry.name()) {
@@ -375,9 +325,9 @@ impl Registry {
         let mut slot = Box::new(Slot::new(wanted, epoch, entry, lane, caller, rowless));
         // A claim of a proven name is never remembered: one of a name on the roster is counted each time.
         let keep = who.name == wanted.name && cache::has_room(wanted.hash);
-        if keep && let Some(said) = &said {
-            slot.said = self.hash_said(said);
-            self.saw(&slot.entry, said, now);
+        if keep && let Some(said) = said() {
+            slot.said = self.hash_said(&said);
+            self.saw(&slot.entry, &said, now);
         }
         slot.keep = keep;
         Place::of(slot)
@@ -390,7 +340,10 @@ impl Registry {
             Trust::Weaker => &self.weaker,
             Trust::Ours => return Some(Arc::clone(self.ours.named(who.name))),
         };
-        let known = map.get(who.name).map(|entry| Arc::clone(&entry));
+        let known = map.get(who.name).map(|entry| {
+            entry.fetch();
+            Arc::clone(&entry)
+        });
         if let Some(entry) = known {
             self.place_once(&entry, now);
             return Some(entry);
