@@ -13,12 +13,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
-use callerid::Callers;
+use callerid::{Callers, Fleet, Quota, Scope};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::support::contenders::{Contender, Kind, nothing, on_axum, on_tower, refusing};
 use crate::support::figures::{median, quick, spread, verdict};
-use crate::support::proc::{calm, now, since, thread_time};
+use crate::support::proc::{Redis, calm, now, since, thread_time};
 use crate::support::{Requests, builder, builder_with_route, install_recorder, roomy};
 
 mod support;
@@ -48,6 +48,9 @@ fn main() {
     }
     let refused = [false, true].map(|axum| refusals(axum, rounds));
     let spared = spared(rounds);
+    if let Err(problem) = shared_quota(rounds) {
+        println!("\na quota that a fleet shares is left out: redis-server: {problem}");
+    }
     let detecting = detecting(rounds);
     println!(
         "\ngoals: callerid over bare, as a share of what tower_governor + axum-prometheus take over bare"
@@ -170,6 +173,29 @@ fn spared(rounds: usize) -> f64 {
         router - making
     );
     (refusal - making) / (router - making)
+}
+
+/// Prints what a quota takes that all replicas share through a Redis, and one of this replica's own. Nearly all requests
+/// find tokens in hand; those that renew the lease do not wait for it.
+fn shared_quota(rounds: usize) -> std::io::Result<()> {
+    let redis = Redis::start()?;
+    let quota = Quota::per_second(1_000_000).burst(1_000_000);
+    let settings = || settings(false).quota(quota);
+    let own = settings().build().expect("valid settings");
+    let fleet = Fleet::new("bench").redis(redis.url());
+    let shared = settings().fleet(fleet).scope(Scope::Fleet);
+    let shared = shared.build().expect("valid settings");
+    let bare = on_tower(Kind::Bare, &own);
+    let limited = [&own, &shared].map(|callers| on_tower(Kind::Callerid, callers));
+    let [own, shared] = limited;
+    let times = in_turns([bare, own, shared], &mut Requests::of("client", 1), rounds);
+    let [bare, own, shared] = times;
+    println!(
+        "\na quota, on a bare tower stack, over bare: this replica's own {:+.0} ns, the fleet's (leased) {:+.0} ns",
+        own - bare,
+        shared - bare
+    );
+    Ok(())
 }
 
 /// What detection adds to a request: the thread ticks, versions are looked at. What it reads of a request that is

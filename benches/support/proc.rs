@@ -1,7 +1,9 @@
 //! What the kernel knows: processor time and memory.
 
+use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -79,5 +81,47 @@ pub fn calm() {
             .env(CALM.0, CALM.1)
             .exec();
         eprintln!("cannot start again with {}={}: {error}", CALM.0, CALM.1);
+    }
+}
+
+/// A Redis of the bench's own, which ends with it.
+pub struct Redis {
+    server: Child,
+    port: u16,
+}
+
+impl Redis {
+    /// Starts one, and waits until it listens.
+    ///
+    /// # Errors
+    ///
+    /// When there is no redis-server, or it does not listen within ten seconds.
+    pub fn start() -> io::Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no"]);
+        let server = command.stdout(Stdio::null()).spawn()?;
+        let redis = Self { server, port };
+        let begun = now();
+        loop {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(_) => return Ok(redis),
+                Err(error) if since(begun) > Duration::from_secs(10) => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
