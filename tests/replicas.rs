@@ -48,11 +48,11 @@ const SCRAPE: f64 = 5.0;
 const CONNECTIONS: usize = 8;
 /// What is fed of a trace, in seconds.
 const LENGTH: f64 = ONSET + 300.0;
-/// The first two wake somebody, the third is only said.
+/// The first wakes somebody, the others are only said.
 const ALERTS: [&str; 3] = [
-    "CalleridRunawayQuorum",
     "CalleridRunawayFleet",
     "CalleridRunawayQuiet",
+    "CalleridCallerRises",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -399,12 +399,12 @@ fn judge(case: &Case, situation: &Situation) -> (String, Vec<String>) {
         let alone = alone.map(|(t, _)| t - from).min_by(f64::total_cmp);
         write!(
             words,
-            " {culprit}: one replica with harm {alone:.1?}, quorum {:?}, fleet {:?}, said {:?};",
+            " {culprit}: one replica with harm {alone:.1?}, paged {:?}, said {:?}, by rate alone {:?};",
             delays[0], delays[1], delays[2]
         )
         .unwrap();
         // What nobody suffers from is said; what somebody suffers from wakes somebody.
-        let (pages, said) = delays.split_at(2);
+        let (pages, said) = delays.split_at(1);
         let due = if alone.is_some() { pages } else { said };
         let in_time = |delay: &Option<f64>| delay.is_some_and(|t| (0.0..=case.within).contains(&t));
         let woken = pages.iter().any(Option::is_some);
