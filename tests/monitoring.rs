@@ -430,7 +430,7 @@ fn every_expression_answers_of_a_demo_in_an_incident() {
 fn look_at_what_fires(address: SocketAddr, began: Instant) {
     let firing = until("the culprit is paged", || {
         let alert =
-            "last_over_time(ALERTS{alertname=\"CalleridRunawayQuorum\", caller=\"checkout\"}[10m])";
+            "last_over_time(ALERTS{alertname=\"CalleridRunawayFleet\", caller=\"checkout\"}[10m])";
         ask(address, alert).into_iter().next()
     });
     assert_eq!(
@@ -446,5 +446,43 @@ fn look_at_what_fires(address: SocketAddr, began: Instant) {
     assert!(
         (0.0..began.elapsed().as_secs_f64()).contains(&ago),
         "{ago} s ago: {drawn:?}"
+    );
+}
+
+/// What a panel asks, of every job and caller, has these series for an answer.
+fn answers(title: &str, input: &str, samples: &str) {
+    let dashboard = &dashboards()[0];
+    let panels = dashboard["panels"].as_array().unwrap();
+    let panel = panels.iter().find(|panel| panel["title"] == title).unwrap();
+    let expr = panel["targets"][0]["expr"].as_str().unwrap();
+    let expr = expr.replace("$job", ".*").replace("$caller", ".*");
+    let case = format!(
+        "tests:\n- interval: 5s\n  input_series:\n{input}  promql_expr_test:\n  - expr: '{expr}'\n    eval_time: 5s\n    \
+         exp_samples:\n{samples}"
+    );
+    let file =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("panel-{}.yml", std::process::id()));
+    std::fs::write(&file, case).unwrap();
+    says_yes("promtool", &["test", "rules", file.to_str().unwrap()]);
+}
+
+#[test]
+fn who_runs_away_is_shown_whether_or_not_the_roster_has_them() {
+    answers(
+        "Run away now, and whom to call",
+        "  - series: 'callerid_runaway{job=\"j\", instance=\"a\", caller=\"known\", signal=\"rate\"}'
+    values: '1x5'
+  - series: 'callerid_runaway{job=\"j\", instance=\"a\", caller=\"stranger\", signal=\"rate\"}'
+    values: '1x5'
+  - series: 'callerid_runaway{job=\"j\", instance=\"a\", caller=\"calm\", signal=\"rate\"}'
+    values: '0x5'
+  - series: 'callerid_caller_info{job=\"j\", instance=\"a\", caller=\"known\", owner=\"Payments\", contact=\"#payments\"}'
+    values: '1x5'
+",
+        "    - labels: '{job=\"j\", caller=\"known\", signal=\"rate\", owner=\"Payments\", contact=\"#payments\"}'
+      value: 1
+    - labels: '{job=\"j\", caller=\"stranger\", signal=\"rate\"}'
+      value: 1
+",
     );
 }
