@@ -409,12 +409,14 @@ fn every_expression_answers_of_a_demo_in_an_incident() {
             broken = false;
         }
         // What is in somebody's hand pages nobody: so only once all else has answered.
-        if !broken && waiting.iter().all(|expr| {
-            expr.contains("callerid_runaway:quorum and on")
+        if !broken
+            && waiting.iter().all(|expr| {
+                expr.contains("callerid_runaway:quorum and on")
                 || expr.contains(
                     "== 1 unless on (job, caller) max by (job, caller) (callerid_runaway_pages)",
                 )
-        }) {
+            })
+        {
             take_in_hand(&replicas[1]);
         }
     }

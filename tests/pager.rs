@@ -18,17 +18,20 @@ mod support;
 #[allow(dead_code, reason = "this binary uses its part")]
 mod world;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use callerid::Ceiling;
-use callerid::events::{Event, Finding};
+use callerid::events::{Body, Event, Finding, Kind};
 use programs::{DEADLINE, Running, call, demo, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use world::{Load, TICK, World};
 
 const WARM: Duration = Duration::from_secs(900);
@@ -46,6 +49,12 @@ struct Pages {
 
 impl Pages {
     fn listen() -> Self {
+        Self::refusing(&[])
+    }
+
+    /// Answers the first requests with these, and all others with 200.
+    fn refusing(statuses: &'static [u16]) -> Self {
+        let mut statuses = statuses.iter();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (tell, told) = mpsc::channel();
@@ -66,8 +75,11 @@ impl Pages {
                 }
                 let mut body = vec![0; length];
                 reader.read_exact(&mut body).unwrap();
-                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-                reader.get_mut().write_all(answer).unwrap();
+                let status = statuses.next().unwrap_or(&200);
+                let answer = format!(
+                    "HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                );
+                reader.get_mut().write_all(answer.as_bytes()).unwrap();
                 let mut page: Value = serde_json::from_slice(&body).unwrap();
                 page["received"] = now().into();
                 if tell.send(page).is_err() {
@@ -152,6 +164,7 @@ fn settings(alertmanager: SocketAddr, webhook: &Pages) -> pager::Settings {
         ),
         webhook: Some(format!("http://{}/hook", webhook.address).parse().unwrap()),
         repeat: Duration::from_millis(500),
+        linger: Duration::ZERO,
         backoff: (Duration::from_millis(50), Duration::from_millis(200)),
         ..pager::Settings::default()
     }
@@ -354,6 +367,187 @@ fn what_was_announced_and_what_does_no_harm_wakes_nobody() {
     assert_eq!(hook.next()["event"]["caller"], "search");
     drop(world);
     pager.join().unwrap();
+}
+
+#[test]
+fn what_a_receiver_may_yet_take_is_sent_again_and_what_it_never_will_is_not() {
+    let hook = Pages::refusing(&[401, 403, 404, 408, 429, 503, 400]);
+    let mut world = world();
+    let settings = pager::Settings {
+        alertmanager: None,
+        ..settings(free(), &hook)
+    };
+    let pager = pager::start(world.table.callers.subscribe(), settings).unwrap();
+    let calm = world.loads.clone();
+    world.loads.push(flood("checkout"));
+    until_it_pages(&mut world);
+    let tried: Vec<_> = (0..7).map(|_| hook.next()).collect();
+    for note in &tried {
+        assert_eq!(
+            (&note["status"], &note["id"]),
+            (&"firing".into(), &tried[0]["id"])
+        );
+    }
+    // The last of them was answered with 400: next is the end, not the beginning again.
+    world.loads = calm;
+    until("everything has ended", || {
+        world.run(Duration::from_secs(20));
+        world.table.callers.open_episodes().is_empty().then_some(())
+    });
+    assert_eq!(hook.next()["status"], "resolved");
+    drop(world);
+    pager.join().unwrap();
+    hook.nothing_waits();
+}
+
+#[test]
+fn pages_that_are_over_leave_room_for_others() {
+    let mut world = world();
+    world.loads.push(flood("checkout"));
+    until_it_pages(&mut world);
+    let said = world.table.callers.events();
+    let real = said.iter().find(|event| pages(event)).unwrap();
+    let event = |kind: Kind, number: usize| {
+        let mut event = Event::clone(real);
+        event.kind = kind;
+        event.id = format!("prices/a/{number}").into();
+        if let Body::Finding(finding) = &mut event.body {
+            finding.caller = Some(format!("caller-{number}").into());
+        }
+        Arc::new(event)
+    };
+    let mut open = pager::Pages::default();
+    let mut hear = |kind, number| open.hear(&event(kind, number), SystemTime::now());
+    for number in 0..pager::MOST {
+        assert!(hear(Kind::RunawayStarted, number));
+        assert!(hear(Kind::RunawayEnded, number));
+    }
+    for number in pager::MOST..2 * pager::MOST {
+        assert!(
+            hear(Kind::RunawayStarted, number),
+            "{number} finds no room behind pages that are over"
+        );
+    }
+    assert!(
+        !hear(Kind::RunawayStarted, 2 * pager::MOST),
+        "what is open is bounded"
+    );
+}
+
+/// What the rules of Prometheus say of an outage, as it posts it.
+fn rules_say(alertmanager: SocketAddr, alert: &str, job: &str, caller: &str) {
+    let alert = json!([{
+        "labels": {"alertname": alert, "severity": "page", "job": job, "caller": caller},
+    }]);
+    let head = [("content-type", "application/json")];
+    let answer = call(
+        alertmanager,
+        "POST",
+        "/api/v2/alerts",
+        &head,
+        &alert.to_string(),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+/// What Alertmanager makes of the alert that the rules posted.
+fn state_of(alertmanager: SocketAddr, alert: &str, caller: &str) -> Option<Value> {
+    let answer = call(alertmanager, "GET", "/api/v2/alerts", &[], "");
+    let alerts: Vec<Value> = serde_json::from_str(&answer.body).unwrap();
+    let mut found = alerts.into_iter().filter(|of| {
+        of["labels"]["alertname"] == alert
+            && of["labels"]["caller"] == caller
+            && of["status"]["state"] != "unprocessed"
+    });
+    found.next().map(|of| of["status"]["state"].clone())
+}
+
+#[test]
+fn an_outage_of_which_events_and_rules_tell_is_one_page() {
+    let (hook, paged) = (Pages::listen(), Pages::listen());
+    let address = free();
+    let _alertmanager = alertmanager(address, &paged);
+    let mut world = world();
+    let linger = Duration::from_secs(600);
+    let settings = pager::Settings {
+        linger,
+        ..settings(address, &hook)
+    };
+    let pager = pager::start(world.table.callers.subscribe(), settings).unwrap();
+    let calm = world.loads.clone();
+    world.loads.push(flood("checkout"));
+    until_it_pages(&mut world);
+    assert_eq!(
+        labels(&paged.next())[..3],
+        ["CalleridRunaway", "prices", "checkout"]
+    );
+    let fleet = "CalleridRunawayFleet";
+    rules_say(address, fleet, "prices", "checkout");
+    rules_say(address, fleet, "prices", "search");
+    // Of one of them nobody had heard.
+    assert_eq!(labels(&paged.next())[2], "search");
+    until("the other is kept quiet", || {
+        (state_of(address, fleet, "checkout")? == "suppressed").then_some(())
+    });
+    // The service has calmed down, which the rules have not heard yet.
+    world.loads = calm;
+    until("everything has ended", || {
+        world.run(Duration::from_secs(20));
+        world.table.callers.open_episodes().is_empty().then_some(())
+    });
+    while hook.next()["status"] != "resolved" {}
+    let ends = until("Alertmanager has heard of the end", || {
+        let answer = call(address, "GET", "/api/v2/alerts", &[], "");
+        let alerts: Vec<Value> = serde_json::from_str(&answer.body).unwrap();
+        let event = alerts
+            .iter()
+            .find(|of| of["labels"]["alertname"] == "CalleridRunaway")?;
+        let ends = humantime::parse_rfc3339(event["endsAt"].as_str().unwrap()).unwrap();
+        let left = ends.duration_since(SystemTime::now()).unwrap();
+        (left > linger / 2).then_some(left)
+    });
+    assert!(ends <= linger, "{ends:?}");
+    assert_eq!(state_of(address, fleet, "checkout").unwrap(), "suppressed");
+    drop(world);
+    pager.join().unwrap();
+    paged.nothing_waits();
+}
+
+fn notify(args: &[&OsStr]) -> Output {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| programs::build("notify"));
+    Command::new(binary).args(args).output().unwrap()
+}
+
+#[test]
+fn the_pager_says_how_it_is_used() {
+    for help in ["--help", "-h"] {
+        let said = notify(&[OsStr::new(help)]);
+        assert!(said.status.success());
+        assert!(String::from_utf8_lossy(&said.stdout).starts_with("usage: notify"));
+    }
+    for (args, problem) in [
+        (&[][..], "neither"),
+        (
+            &[OsStr::new("--listen"), OsStr::new("127.0.0.1:0")],
+            "neither",
+        ),
+        (&[OsStr::new("--loud")], "unknown argument \"--loud\""),
+        (&[OsStr::new("--webhook")], "--webhook needs a value"),
+        (
+            &[OsStr::new("--webhook"), OsStr::new("https://x")],
+            "plain HTTP",
+        ),
+        (&[OsStr::from_bytes(b"\xff")], "UTF-8"),
+    ] {
+        let said = notify(args);
+        assert_eq!(said.status.code(), Some(2), "{args:?}");
+        let said = String::from_utf8_lossy(&said.stderr);
+        assert!(
+            said.contains(problem) && said.contains("usage: notify"),
+            "{said}"
+        );
+    }
 }
 
 /// When the outages of a demo began, by its own word, and what woke whom when.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
 /// Pages beyond this many do not begin: nobody reads them.
-const MOST: usize = 256;
+pub const MOST: usize = 256;
 
 /// The address of a receiver. The client speaks plain HTTP: what needs TLS, a proxy on this host adds.
 pub fn receiver(text: &str) -> Result<Uri, String> {
@@ -40,6 +40,9 @@ pub struct Settings {
     pub webhook: Option<Uri>,
     /// Alertmanager is told again this often, and takes a page for over after four times as long.
     pub repeat: Duration,
+    /// So long after its end a page stays open in Alertmanager, where it keeps the rules of Prometheus quiet: they hear of
+    /// the end with the next scrape, and would page anew.
+    pub linger: Duration,
     /// One attempt.
     pub timeout: Duration,
     /// Between attempts: twice as long each time, from the first to the second.
@@ -52,6 +55,7 @@ impl Default for Settings {
             alertmanager: None,
             webhook: None,
             repeat: Duration::from_secs(60),
+            linger: Duration::from_secs(20),
             timeout: Duration::from_secs(5),
             backoff: (Duration::from_millis(250), Duration::from_secs(15)),
         }
@@ -138,11 +142,11 @@ impl Page {
 
 /// What there is to tell, by the id of the event that began it.
 #[derive(Clone, Debug, Default)]
-struct Pages(BTreeMap<Arc<str>, Page>);
+pub struct Pages(BTreeMap<Arc<str>, Page>);
 
 impl Pages {
     /// Says whether that changes anything.
-    fn hear(&mut self, event: &Arc<Event>, now: SystemTime) -> bool {
+    pub fn hear(&mut self, event: &Arc<Event>, now: SystemTime) -> bool {
         // What is over is kept until everybody can have heard of it.
         let old = Duration::from_secs(3_600);
         self.0.retain(|_, page| {
@@ -187,7 +191,7 @@ impl Pages {
             page.episodes.insert(id, episode);
             return true;
         }
-        if self.0.len() >= MOST {
+        if self.0.values().filter(|page| page.ended.is_none()).count() >= MOST {
             tracing::error!(id = &*id, "pager: too many pages are open; dropped");
             return false;
         }
@@ -236,8 +240,11 @@ impl Told {
                     .filter(|(id, page)| self.is_due(id, page))
                     .collect();
                 let now = SystemTime::now();
-                let lasts = now + 4 * self.settings.repeat;
-                let alerts = due.iter().filter_map(|(_, page)| alert(page, lasts));
+                let ends = |page: &Page| match page.ended {
+                    Some(ended) => ended + self.settings.linger,
+                    None => now + 4 * self.settings.repeat,
+                };
+                let alerts = due.iter().filter_map(|(_, page)| alert(page, ends(page)));
                 let alerts = alerts.collect();
                 if due.is_empty() || self.deliver(&Value::Array(alerts)).await {
                     for (id, page) in &due {
@@ -333,8 +340,14 @@ impl Told {
             Ok(Ok((status, said))) => {
                 let said = String::from_utf8_lossy(&said);
                 tracing::error!(%uri, %status, "pager: refused: {said}");
-                // The same again would be refused again.
-                status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+                // What is wrong with the message stays wrong. Anything else, a token that has lapsed or a receiver that is
+                // not there yet, can be mended before the next attempt.
+                matches!(
+                    status,
+                    StatusCode::BAD_REQUEST
+                        | StatusCode::PAYLOAD_TOO_LARGE
+                        | StatusCode::UNPROCESSABLE_ENTITY
+                )
             }
             Ok(Err(error)) => {
                 tracing::warn!(%uri, "pager: {error}; it tries again");
@@ -357,6 +370,8 @@ fn labels(event: &Event, finding: &Finding) -> Value {
     };
     let all = [
         ("alertname", Some(name)),
+        // The rules of Prometheus say `job`: under this label the outage is one, whoever tells of it.
+        ("job", Some(&*event.service)),
         ("service", Some(&*event.service)),
         ("severity", Some("page")),
         ("caller", finding.caller.as_deref()),
@@ -392,7 +407,7 @@ fn summary(event: &Event, finding: &Finding) -> String {
     text
 }
 
-fn alert(page: &Page, lasts: SystemTime) -> Option<Value> {
+fn alert(page: &Page, ends: SystemTime) -> Option<Value> {
     let event = page.event()?;
     let finding = event.finding()?;
     let time = |time| humantime::format_rfc3339_millis(time).to_string();
@@ -406,7 +421,7 @@ fn alert(page: &Page, lasts: SystemTime) -> Option<Value> {
             "acknowledged_by": finding.acknowledged_by.as_deref().unwrap_or_default(),
         },
         "startsAt": time(page.began),
-        "endsAt": time(page.ended.unwrap_or(lasts)),
+        "endsAt": time(ends),
     }))
 }
 
