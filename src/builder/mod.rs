@@ -4,6 +4,7 @@ mod build;
 mod limits;
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -269,5 +270,8 @@ pub(crate) fn visible(text: String) -> String {
 }
 
 fn random_key() -> Vec<u8> {
-    fastrand::u128(..).to_le_bytes().to_vec()
+    // Keyed by the operating system: from one's own address and label the key must not be found by trying.
+    let keyed = std::hash::RandomState::new();
+    let words = [keyed.hash_one(0_u8), keyed.hash_one(1_u8)];
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
 }

@@ -62,8 +62,8 @@ pub enum InferredLabel {
     Hide,
 }
 
-/// What bounds the table.
-#[derive(Clone, Debug)]
+/// What bounds the table. Not shown, since a secret is among it.
+#[derive(Clone)]
 pub(crate) struct Limits {
     /// Callers with an entry.
     pub(crate) tracked: usize,
@@ -446,7 +446,6 @@ impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("tracked", &self.tracked)
-            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

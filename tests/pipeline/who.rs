@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use callerid::identify::{self, Identity};
-use callerid::{Account, ApiKey, Caller, Class, InferredLabel, Provenance};
+use callerid::{Account, ApiKey, Caller, Callers, Class, InferredLabel, Provenance};
 use http::{Method, Request};
 use tower::{Layer, Service, ServiceExt};
 
@@ -520,10 +520,7 @@ fn a_route_or_peer_closure_that_panics_fails_no_request() {
 
 #[test]
 fn a_table_without_a_source_does_not_build_and_says_what_to_add() {
-    let error = callerid::Callers::builder()
-        .manual_tick()
-        .build()
-        .unwrap_err();
+    let error = Callers::builder().manual_tick().build().unwrap_err();
     assert!(error.to_string().contains(".identify("), "{error}");
 }
 
@@ -580,4 +577,16 @@ fn every_source_is_counted_under_its_own_label() {
         assert_eq!(counted, Some(times as u64 + 1), "{word}");
     }
     assert_eq!(named.len() + unnamed.len(), Source::ALL.len());
+}
+
+#[test]
+fn the_key_of_inferred_labels_is_shown_nowhere() {
+    let key = b"key!";
+    let callers = Callers::builder()
+        .identify(identify::header("x-client-id"))
+        .inferred_key(*key)
+        .build()
+        .unwrap();
+    let shown = format!("{callers:?} {:?}", callers.layer());
+    assert!(!shown.contains(&format!("{key:?}")), "{shown}");
 }
