@@ -208,9 +208,9 @@ fn read_bucket(want: &Want, value: &Value) -> Result<Reply, Trouble> {
     };
     let granted = u32::try_from(*granted).ok();
     let granted = granted.filter(|granted| *granted <= want.want);
-    // No bucket takes longer to fill.
+    // No bucket takes longer to fill, but for the millionth of a token that the script forgives.
     let longest = 1e6 * f64::from(want.quota.max_burst()) / want.quota.rate();
-    let longest = longest.ceil() as i64;
+    let longest = (longest * (1.0 + 1e-6)).ceil() as i64 + 2;
     match granted {
         Some(granted) if (-longest..=longest).contains(next) => Ok(Reply {
             granted,
