@@ -68,12 +68,17 @@ impl Scrape {
     pub(crate) fn degraded(&self, callers: &Callers) -> Option<f64> {
         self.of(callers, "callerid_limiter_degraded")
     }
+
+    /// How often an answer came too late, or none, as far as this has seen it.
+    pub(crate) fn late(&self, callers: &Callers) -> f64 {
+        let late = self.of(callers, "callerid_limiter_backend_errors_total");
+        late.unwrap_or_default()
+    }
 }
 
 /// How often an answer came too late, or none.
 pub(crate) fn late(callers: &Callers) -> f64 {
-    let late = Scrape::new().of(callers, "callerid_limiter_backend_errors_total");
-    late.unwrap_or_default()
+    Scrape::new().late(callers)
 }
 
 #[test]

@@ -35,9 +35,9 @@ pub(super) enum Answer {
 }
 
 impl Ask {
-    /// Says whether anybody still waits.
-    pub(super) fn tell(self, answer: Answer) -> bool {
-        self.answer.send(answer).is_ok()
+    /// It may be that nobody waits any more.
+    pub(super) fn tell(self, answer: Answer) {
+        let _ = self.answer.send(answer);
     }
 }
 
@@ -194,9 +194,11 @@ impl Desk {
             let cost = ask.cost;
             // A grant that was under way for longer than a lease lasts has lapsed.
             if cost <= left && now.since(sent) < LEASE {
-                if ask.tell(Answer::Granted) {
+                // Before it is told: a reload right after the answer has to know of it.
+                if !ask.answer.is_closed() {
                     left -= cost;
                     cell.use_up(cost, now);
+                    ask.tell(Answer::Granted);
                 }
             } else {
                 ask.tell(Answer::Denied(silence.max(reply.wait(cost, &cell.quota))));
