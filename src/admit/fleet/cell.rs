@@ -18,8 +18,6 @@ pub(crate) struct Cell {
     /// Of its key; replicas agree on it.
     pub(super) digest: [u8; 16],
     slots: Slots,
-    /// The shared bucket is empty until then.
-    denied_until: AtomicU64,
     /// Tokens used since the last tick.
     used: AtomicU64,
     /// This replica's share, for when nobody can be asked. What is used of leases is charged to it too, so that an
@@ -66,6 +64,13 @@ pub(super) enum Known {
     Unknown,
 }
 
+fn denied(until: u64, now: Timestamp) -> Known {
+    match Timestamp::from_nanos(until).since(now) {
+        Duration::ZERO => Known::Unknown,
+        left => Known::Denied(left),
+    }
+}
+
 fn millis(time: Timestamp) -> u64 {
     time.as_nanos() / 1_000_000
 }
@@ -91,7 +96,6 @@ impl Cell {
             quota,
             digest,
             slots: Slots::new(),
-            denied_until: AtomicU64::new(0),
             used: AtomicU64::new(0),
             share: ArcSwap::from_pointee(share),
             own,
@@ -104,19 +108,17 @@ impl Cell {
     /// Takes tokens that are in hand.
     #[inline]
     pub(super) fn take(&self, cost: u32, now: Timestamp) -> Known {
-        if self.slots.take(cost, millis(now)) {
-            self.use_up(cost, now);
-            return Known::Granted;
+        match self.slots.take(cost, millis(now)) {
+            Ok(()) => {
+                self.use_up(cost, now);
+                Known::Granted
+            }
+            Err(until) => denied(until, now),
         }
-        self.denied(now)
     }
 
     pub(super) fn denied(&self, now: Timestamp) -> Known {
-        let until = Timestamp::from_nanos(self.denied_until.load(Ordering::Acquire));
-        match until.since(now) {
-            Duration::ZERO => Known::Unknown,
-            left => Known::Denied(left),
-        }
+        denied(self.slots.denied_until(), now)
     }
 
     pub(super) fn use_up(&self, tokens: u32, now: Timestamp) {
@@ -132,7 +134,7 @@ impl Cell {
     }
 
     pub(super) fn deny_until(&self, time: Timestamp) {
-        self.denied_until.store(time.as_nanos(), Ordering::Release);
+        self.slots.deny_until(time.as_nanos());
     }
 
     /// Tokens in hand that are still good at `time`.

@@ -186,9 +186,6 @@ impl Desk {
         } else {
             next
         };
-        if reply.granted < want && (self.leased || reply.granted == 0) {
-            cell.deny_until(sent + silence);
-        }
         let mut left = reply.granted;
         for ask in waiting {
             let cost = ask.cost;
@@ -206,6 +203,9 @@ impl Desk {
         }
         if self.leased && left > 0 {
             cell.grant(left, sent + LEASE, now);
+        }
+        if reply.granted < want && (self.leased || reply.granted == 0) {
+            cell.deny_until(sent + silence);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens in hand: two leases, each with its end.
+//! Tokens in hand: two leases, each with its end; and until when there are no others.
 //!
 //! Two, so that the next one can come while the last one is still being used: added together they would have one
 //! end, and tokens that are carried from lease to lease would never lapse. A lease is one number, so that its tokens
@@ -34,16 +34,45 @@ fn alive(lease: u64, now: u64) -> u32 {
 
 /// The leases of one quota. Any thread takes; one thread grants. Times are milliseconds since the Unix epoch.
 #[derive(Debug)]
-pub(crate) struct Slots([AtomicU64; 2]);
+pub(crate) struct Slots {
+    leases: [AtomicU64; 2],
+    /// The shared bucket is empty until then, in nanoseconds since the Unix epoch.
+    denied_until: AtomicU64,
+}
 
 impl Slots {
     pub(crate) fn new() -> Self {
-        Self([AtomicU64::new(0), AtomicU64::new(0)])
+        Self {
+            leases: [AtomicU64::new(0), AtomicU64::new(0)],
+            denied_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes `cost` tokens, or says until when there are none, as far as is known.
+    pub(crate) fn take(&self, cost: u32, now: u64) -> Result<(), u64> {
+        if self.take_in_hand(cost, now) {
+            return Ok(());
+        }
+        match self.denied_until() {
+            0 => Err(0),
+            // The last tokens may have come since, and with them that there are no others.
+            _ if self.take_in_hand(cost, now) => Ok(()),
+            until => Err(until),
+        }
+    }
+
+    pub(crate) fn denied_until(&self) -> u64 {
+        self.denied_until.load(Ordering::Acquire)
+    }
+
+    /// Nobody asks until then: after what was granted has been put in hand.
+    pub(crate) fn deny_until(&self, nanos: u64) {
+        self.denied_until.store(nanos, Ordering::Release);
     }
 
     /// Takes `cost` tokens, those that lapse first before the others; or none.
-    pub(crate) fn take(&self, cost: u32, now: u64) -> bool {
-        let [a, b] = &self.0;
+    fn take_in_hand(&self, cost: u32, now: u64) -> bool {
+        let [a, b] = &self.leases;
         let (a_end, b_end) = (
             end_of(a.load(Ordering::Acquire)),
             end_of(b.load(Ordering::Acquire)),
@@ -66,7 +95,7 @@ impl Slots {
     /// Puts tokens in hand that lapse at `end`. Where both leases have tokens left, the new ones join the one that
     /// ends later, and lapse with it: sooner than they must, never later.
     pub(crate) fn grant(&self, tokens: u32, end: u64, now: u64) {
-        let [a, b] = &self.0;
+        let [a, b] = &self.leases;
         let (a_is, b_is) = (a.load(Ordering::Acquire), b.load(Ordering::Acquire));
         for (slot, lease) in [(a, a_is), (b, b_is)] {
             if alive(lease, now) == 0 {
@@ -91,7 +120,7 @@ impl Slots {
 
     /// How many tokens are in hand that have not lapsed at `time`.
     pub(crate) fn left(&self, time: u64) -> u32 {
-        let [a, b] = &self.0;
+        let [a, b] = &self.leases;
         let of = |slot: &AtomicU64| alive(slot.load(Ordering::Acquire), time);
         of(a).saturating_add(of(b))
     }
