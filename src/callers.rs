@@ -192,6 +192,7 @@ impl Callers {
         pin.author = Some(Arc::clone(&self.author));
         let core = &self.upkeep.core;
         self.upkeep.watch.pin(core, pin, core.ticker.now());
+        self.upkeep.watch.log.tell();
     }
 
     /// Who and what explains a change of requests, errors or requests in flight between two windows. See [`Blame`] for
@@ -273,7 +274,9 @@ impl Callers {
     /// a runaway of this id is open.
     pub fn ack(&self, event_id: &str) -> bool {
         let now = self.upkeep.core.ticker.now();
-        self.upkeep.watch.acknowledge(event_id, &self.author, now)
+        let known = self.upkeep.watch.acknowledge(event_id, &self.author, now);
+        self.upkeep.watch.log.tell();
+        known
     }
 
     #[cfg(feature = "dashboard")]
@@ -285,6 +288,7 @@ impl Callers {
     fn changed(&self, caller: Option<&str>, change: &str) {
         let now = self.upkeep.core.ticker.now();
         self.upkeep.watch.policy(caller, change, &self.author, now);
+        self.upkeep.watch.log.tell();
     }
 
     /// Brings the metrics recorder up to date, as the thread does with counters and gauges four times a second, with

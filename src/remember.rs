@@ -131,6 +131,7 @@ impl Callers {
             author: self.author().into(),
         };
         log.say(id, now, Kind::Incident, body);
+        log.tell();
         Ok(posted)
     }
 

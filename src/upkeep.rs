@@ -234,6 +234,7 @@ impl Upkeep {
         self.roll(now);
         #[cfg(all(feature = "dashboard", feature = "redis"))]
         self.share(now);
+        self.watch.log.tell();
         self.exporter.flush(self, now, true);
     }
 

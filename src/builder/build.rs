@@ -128,6 +128,7 @@ impl Builder {
                 )],
             })?;
         }
+        upkeep.watch.log.tell();
         Ok(Callers::new(upkeep))
     }
 }

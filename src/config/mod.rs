@@ -366,6 +366,15 @@ impl Callers {
         &self,
         paths: impl IntoIterator<Item = P>,
     ) -> Result<(), ConfigError> {
+        let reloaded = self.reload_alone(paths);
+        self.upkeep().watch.log.tell();
+        reloaded
+    }
+
+    fn reload_alone<P: AsRef<Path>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> Result<(), ConfigError> {
         let (core, config) = (&self.upkeep().core, &self.upkeep().config);
         let _one_at_a_time = lock(&config.reloading);
         let now = core.ticker.now();

@@ -24,9 +24,18 @@ pub(crate) struct EventLog {
     #[cfg(feature = "dashboard")]
     began: Timestamp,
     events: Mutex<VecDeque<Arc<Event>>>,
+    untold: Mutex<Untold>,
     queues: Mutex<Vec<Weak<Queue>>>,
     callbacks: Vec<Box<OnEvent>>,
     panicked: AtomicBool,
+}
+
+/// What listeners have not heard yet.
+#[derive(Default)]
+struct Untold {
+    events: VecDeque<Arc<Event>>,
+    /// Somebody tells them.
+    telling: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,6 +57,7 @@ impl EventLog {
             #[cfg(feature = "dashboard")]
             began: now,
             events: Mutex::default(),
+            untold: Mutex::default(),
             queues: Mutex::default(),
             callbacks,
             panicked: AtomicBool::new(false),
@@ -60,19 +70,21 @@ impl EventLog {
         format!("{}/{}/{number}", self.service, self.instance).into()
     }
 
-    /// Says something: to the log, to whoever listens, and to `tracing`.
+    /// Says something. It is in the log at once, and whoever listens hears of it with the next [`EventLog::tell`]: who
+    /// says it may hold locks.
     pub(crate) fn say(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) -> Arc<Event> {
         let event = self.note(id, t, kind, body);
-        self.tell(&event);
+        push(&mut lock(&self.untold).events, &event);
         event
     }
 
-    /// Says something that was perhaps said before: what is older than this log is in it, and no news.
+    /// Notes something that was perhaps said before: what is older than this log is no news.
     #[cfg(feature = "dashboard")]
     pub(crate) fn say_again(&self, id: Arc<str>, t: f64, kind: Kind, body: Body) {
-        let event = self.note(id, t, kind, body);
         if t > self.began.as_secs_f64() {
-            self.tell(&event);
+            self.say(id, t, kind, body);
+        } else {
+            self.note(id, t, kind, body);
         }
     }
 
@@ -85,28 +97,50 @@ impl EventLog {
             instance: Arc::clone(&self.instance),
             body,
         });
-        let mut events = lock(&self.events);
-        if events.len() >= KEPT {
-            events.pop_front();
-        }
-        events.push_back(Arc::clone(&event));
+        push(&mut lock(&self.events), &event);
         event
     }
 
-    fn tell(&self, event: &Arc<Event>) {
-        lock(&self.queues).retain(|queue| {
-            queue.upgrade().is_some_and(|queue| {
-                queue.push(Arc::clone(event));
-                true
-            })
-        });
+    /// Tells whoever listens, and `tracing`, what was said. No lock may be held: a listener may ask anything of us.
+    /// What is said meanwhile, by a listener too, is told by the thread that is at it, in order.
+    pub(crate) fn tell(&self) {
+        if std::mem::replace(&mut lock(&self.untold).telling, true) {
+            return;
+        }
+        while let Some(event) = self.next_untold() {
+            let told = catch_unwind(AssertUnwindSafe(|| self.tell_of(&event)));
+            self.heard(told.is_ok());
+        }
+    }
+
+    fn next_untold(&self) -> Option<Arc<Event>> {
+        let mut untold = lock(&self.untold);
+        let next = untold.events.pop_front();
+        untold.telling = next.is_some();
+        next
+    }
+
+    fn tell_of(&self, event: &Arc<Event>) {
+        for queue in self.queues() {
+            queue.push(Arc::clone(event));
+        }
         for callback in &self.callbacks {
-            let heard = catch_unwind(AssertUnwindSafe(|| callback(event)));
-            if heard.is_err() && !self.panicked.swap(true, Ordering::Relaxed) {
-                tracing::error!("callerid: a closure that hears events panicked (said once)");
-            }
+            self.heard(catch_unwind(AssertUnwindSafe(|| callback(event))).is_ok());
         }
         trace(event);
+    }
+
+    fn heard(&self, well: bool) {
+        if !well && !self.panicked.swap(true, Ordering::Relaxed) {
+            tracing::error!("callerid: a closure that hears events panicked (said once)");
+        }
+    }
+
+    /// Those who still listen.
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        let mut queues = lock(&self.queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// What was said, oldest first.
@@ -116,10 +150,10 @@ impl EventLog {
 
     /// Everything that is said from now on.
     pub(crate) fn subscribe(&self) -> Subscription {
+        // What was said before is none of it.
+        self.tell();
         let queue = Arc::new(Queue::default());
-        let mut queues = lock(&self.queues);
-        queues.retain(|queue| queue.strong_count() > 0);
-        queues.push(Arc::downgrade(&queue));
+        lock(&self.queues).push(Arc::downgrade(&queue));
         Subscription::new(queue)
     }
 }
@@ -127,10 +161,19 @@ impl EventLog {
 impl Drop for EventLog {
     /// Whoever waits for the next event learns that there is none.
     fn drop(&mut self) {
-        for queue in lock(&self.queues).iter().filter_map(Weak::upgrade) {
+        self.tell();
+        for queue in self.queues() {
             queue.close();
         }
     }
+}
+
+/// Adds an event, and forgets the oldest beyond [`KEPT`].
+fn push(events: &mut VecDeque<Arc<Event>>, event: &Arc<Event>) {
+    if events.len() >= KEPT {
+        events.pop_front();
+    }
+    events.push_back(Arc::clone(event));
 }
 
 /// A warning where somebody should look, a note else.
@@ -185,7 +228,9 @@ mod tests {
 
     fn say(log: &EventLog) -> Arc<Event> {
         let body = Body::Pin(Pin::new(Change::Other));
-        log.say(log.fresh_id(), 1.0, Kind::Ours, body)
+        let said = log.say(log.fresh_id(), 1.0, Kind::Ours, body);
+        log.tell();
+        said
     }
 
     #[test]

@@ -108,6 +108,7 @@ mod tests {
     fn say(log: &EventLog) {
         let body = Body::Pin(Mark::new(Change::Other));
         log.say(log.fresh_id(), 1.0, Kind::Ours, body);
+        log.tell();
     }
 
     #[tokio::test]

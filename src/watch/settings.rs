@@ -75,7 +75,8 @@ impl Builder {
         self
     }
 
-    /// Calls `hear` with every event, on the thread that says it: keep it short, or hand the event on.
+    /// Calls `hear` with every event, one at a time and in order, on a thread that says one: keep it short, or hand the
+    /// event on. It may ask and do anything with the [`Callers`](crate::Callers).
     /// [`Callers::subscribe`](crate::Callers::subscribe) is the same as a stream.
     pub fn on_event(mut self, hear: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.watch.callbacks.push(Box::new(hear));

@@ -1,9 +1,13 @@
 //! What is said beside runaways, and what the recorder learns of them.
 
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use callerid::Ceiling;
-use callerid::events::{Body, Change, Kind, Pin};
+use callerid::events::{Body, Change, Event, Kind, Pin};
+use callerid::{Callers, Ceiling};
+use futures_util::StreamExt as _;
 
 use crate::support::log::logged;
 use crate::support::{Recorded, START, Table, now, request, send_one};
@@ -248,5 +252,94 @@ fn events_go_through_tracing_and_those_that_somebody_should_look_at_are_warnings
         ] {
             assert!(line.contains(field), "{field} in {line}");
         }
+    }
+}
+
+/// Asks everything of the handle that an event's listener may want to know, and does what it may do.
+fn everything(callers: &Callers, event: &Event, file: &Path) {
+    let _ = (callers.report(&event.id), callers.in_words(event));
+    let _ = callers.blame(Duration::from_secs(60));
+    let _ = (callers.open_episodes(), callers.events());
+    let _ = (callers.export_state(), callers.snapshot());
+    let _ = (callers.ack(&event.id), callers.subscribe());
+    callers.flush();
+    callers.expect("checkout", 2.0, Duration::from_secs(1));
+    callers.lift_clamp("checkout");
+    if !matches!(event.body, Body::Pin(_)) {
+        callers.deployed("checkout", "v2");
+        callers.reload([file]).unwrap();
+    }
+}
+
+#[test]
+fn who_hears_an_event_may_ask_and_do_anything_at_once() {
+    let callers: Arc<OnceLock<Callers>> = Arc::default();
+    let heard: Arc<Mutex<Vec<Kind>>> = Arc::default();
+    let (handle, kinds) = (Arc::clone(&callers), Arc::clone(&heard));
+    let file = std::env::temp_dir().join(format!("callerid-said-{}.toml", std::process::id()));
+    std::fs::write(&file, "[on_runaway]\nclamp = 3.0\nmode = \"enforce\"\n").unwrap();
+    let (written, path) = (file.clone(), file.clone());
+    let (done, ended) = std::sync::mpsc::channel();
+    // On a thread of its own: who waits for itself waits for ever.
+    std::thread::spawn(move || {
+        let hears = move |event: &Event| {
+            kinds.lock().unwrap().push(event.kind);
+            if let Some(callers) = handle.get()
+                && kinds.lock().unwrap().len() < 200
+            {
+                everything(callers, event, &path);
+            }
+        };
+        let mut world = World::new(|builder| {
+            builder
+                .ceiling(Ceiling::new(30))
+                .config(&file)
+                .unwrap()
+                .on_event(hears)
+        });
+        world.run(Duration::from_secs(900));
+        let _ = callers.set(world.table.callers.clone());
+        let mut stream = world.table.callers.subscribe();
+        let waker = Waker::from(Arc::new(Asks(world.table.callers.clone())));
+        let mut polls = || {
+            let mut context = Context::from_waker(&waker);
+            while stream.poll_next_unpin(&mut context).is_ready() {}
+        };
+        polls();
+        world.loads.push(Load {
+            route: "/v1/orders",
+            status: 422,
+            latency: Duration::from_millis(300),
+            ..Load::new("checkout", 100.0)
+        });
+        for _ in 0..40 {
+            world.run(Duration::from_secs(1));
+            polls();
+        }
+        world.loads.pop();
+        world.run(Duration::from_secs(120));
+        polls();
+        let _ = done.send(());
+    });
+    let ended = ended.recv_timeout(Duration::from_secs(60));
+    std::fs::remove_file(&written).unwrap();
+    assert!(ended.is_ok(), "it waits for itself");
+    let heard = heard.lock().unwrap();
+    for kind in [
+        Kind::RunawayStarted,
+        Kind::RunawayEnded,
+        Kind::Policy,
+        Kind::Pin,
+    ] {
+        assert!(heard.contains(&kind), "{kind:?} was not heard");
+    }
+}
+
+/// A waker that asks at once, on the thread that wakes it.
+struct Asks(Callers);
+
+impl Wake for Asks {
+    fn wake(self: Arc<Self>) {
+        let _ = (self.0.export_state(), self.0.subscribe());
     }
 }
