@@ -7,7 +7,7 @@ use crate::admit::{Clamp, Mode, Quota, QuotaError};
 use crate::builder::Builder;
 use crate::clock::Timestamp;
 use crate::detect::memory::StateError;
-use crate::events::{Change, Event, PROGRAM, Pin, Subscription};
+use crate::events::{Change, Event, PROGRAM, Pin, RELEASED, Subscription};
 use crate::middleware::CallerLayer;
 use crate::snapshot::Snapshot;
 use crate::upkeep::Upkeep;
@@ -141,7 +141,7 @@ impl Callers {
         let held = self.upkeep.watch.release(core, caller, now);
         let lifted = core.admission.lift_clamp(caller, now) || held;
         if lifted {
-            self.changed(Some(caller), "released");
+            self.changed(Some(caller), RELEASED);
         }
         lifted
     }

@@ -38,6 +38,9 @@ pub(crate) struct Kept {
     pub(crate) incidents: Incidents,
     pub(crate) pins: Vec<KeptPin>,
     pub(crate) brakes: Vec<Brake>,
+    /// Brakes of a fleet that somebody has just ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) released: Vec<Released>,
     pub(crate) expected: Vec<Expected>,
     pub(crate) hands: Vec<InHand>,
     #[serde(flatten)]
@@ -88,6 +91,16 @@ pub(crate) struct Brake {
     pub(crate) until: f64,
     #[serde(default = "program")]
     pub(crate) author: String,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
+}
+
+/// Who has ended a clamp or a block before its time: the other replicas, which do the same, name them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Released {
+    pub(crate) caller: String,
+    pub(crate) author: String,
+    pub(crate) t: f64,
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
 }

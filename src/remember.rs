@@ -140,6 +140,11 @@ impl Callers {
         self.upkeep().keeper.change(|kept| {
             kept.brakes.retain(|known| known.caller != caller);
             kept.brakes.extend(brake.clone());
+            #[cfg(feature = "redis")]
+            if self.upkeep().keeper.board().is_some() {
+                let author = brake.is_none().then(|| self.author());
+                kept.release(caller, author, self.now().as_secs_f64());
+            }
             Ok(())
         })
     }

@@ -6,10 +6,12 @@
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Map;
+
 use crate::admit::fleet::board::{Board, Note, Put};
 use crate::clock::Timestamp;
-use crate::events::PROGRAM;
-use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS};
+use crate::events::{Body, PROGRAM, RELEASED};
+use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS, Released};
 use crate::record::row::lock;
 use crate::upkeep::Upkeep;
 use crate::watch::hand::LASTS;
@@ -64,6 +66,20 @@ impl Keeper {
     /// Whether changes are made on all replicas, as far as is known.
     pub(crate) fn is_shared(&self) -> bool {
         self.board().is_some_and(|board| board.is_up())
+    }
+}
+
+impl Kept {
+    /// Notes who has ended the brake of a caller, or that it has another.
+    pub(crate) fn release(&mut self, caller: &str, author: Option<&str>, now: f64) {
+        self.released
+            .retain(|of| of.caller != caller && of.t > now - OVER);
+        self.released.extend(author.map(|author| Released {
+            caller: caller.to_owned(),
+            author: author.to_owned(),
+            t: now,
+            more: Map::new(),
+        }));
     }
 }
 
@@ -164,6 +180,8 @@ fn change<T: Said>(list: &mut Vec<T>, changes: &Changes<T>, now: f64) {
 #[derive(Default)]
 struct Own {
     brakes: Changes<Brake>,
+    /// Who has released whom.
+    authors: Vec<(String, Arc<str>)>,
     expected: Changes<Expected>,
     hands: Changes<InHand>,
     pins: Vec<KeptPin>,
@@ -179,6 +197,11 @@ impl Own {
 
     fn add_to(&self, kept: &mut Kept, now: f64) {
         change(&mut kept.brakes, &self.brakes, now);
+        for (caller, _) in &self.brakes {
+            let mut authors = self.authors.iter();
+            let author = authors.find(|(of, _)| of == caller);
+            kept.release(caller, author.map(|(_, author)| &**author), now);
+        }
         change(&mut kept.expected, &self.expected, now);
         change(&mut kept.hands, &self.hands, now);
         for pin in &self.pins {
@@ -260,6 +283,19 @@ impl Upkeep {
         }
     }
 
+    /// Who has released a caller here; none where its brake has ended by itself.
+    fn releaser(&self, caller: &str) -> Option<Arc<str>> {
+        let events = self.watch.log.events();
+        events.iter().rev().find_map(|event| match &event.body {
+            Body::Policy {
+                caller: Some(of),
+                change,
+                author,
+            } if **of == *caller => Some((&**change == RELEASED).then(|| Arc::clone(author))),
+            _ => None,
+        })?
+    }
+
     /// Does here what others have done, and says what was done here.
     fn merge(&self, now: Timestamp) -> Own {
         let seconds = now.as_secs_f64();
@@ -272,13 +308,20 @@ impl Upkeep {
         let mut base = lock(&self.keeper.base);
         let news;
         (own.brakes, news) = changes(&ours.brakes, &theirs.brakes, &base.brakes, seconds);
+        let gone = own.brakes.iter().filter(|(_, brake)| brake.is_none());
+        own.authors = gone
+            .filter_map(|(caller, _)| Some((caller.clone(), self.releaser(caller)?)))
+            .collect();
         for (caller, brake) in news {
+            let mut released = theirs.released.iter().rev();
+            let by = released.find(|of| of.caller == caller);
             let (change, author) = match &brake {
                 Some(brake) if self.hold(brake, now) => {
                     ("held, as on the other replicas", brake.author.as_str())
                 }
                 None if self.core.admission.lift_clamp(&caller, now) => {
-                    ("released, as on the other replicas", PROGRAM)
+                    let author = by.map_or(PROGRAM, |by| by.author.as_str());
+                    ("released, as on the other replicas", author)
                 }
                 _ => continue,
             };

@@ -153,10 +153,19 @@ async fn what_is_said_on_one_replica_holds_on_all_and_after_a_restart() {
     // It is lifted there too, by a replica that did not set it.
     let answer = act(&b, "release", json!({"caller": "loud"})).await.json();
     assert_eq!(answer["scope"], "fleet");
-    until(&[&a, &b], "lifted there", || {
-        said(&a, "released, as on the other")
-    });
+    let by_anna = "released, as on the other replicas\", author: \"anna\"";
+    until(&[&a, &b], "lifted there", || said(&a, by_anna));
     assert_eq!(status(&a, "loud").await, 200);
+    // The same in code.
+    let bea = b.callers.on_behalf_of("bea");
+    bea.block("loud", Duration::from_secs(600));
+    until(&[&a, &b], "blocked there in code", || {
+        said(&a, "held, as on the other replicas\", author: \"bea\"")
+    });
+    bea.lift_clamp("loud");
+    until(&[&a, &b], "lifted there in code", || {
+        said(&a, "released, as on the other replicas\", author: \"bea\"")
+    });
 
     // It ends by itself.
     act(&a, "block", json!({"caller": "loud", "seconds": 5}))

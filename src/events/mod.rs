@@ -50,6 +50,8 @@ pub struct Event {
 pub(crate) const OURSELVES: &str = "callerid";
 /// The author of what the program does that this is built into.
 pub(crate) const PROGRAM: &str = "program";
+/// What is said of a brake that somebody has ended before its time.
+pub(crate) const RELEASED: &str = "released";
 
 /// What an event says, by kind.
 #[derive(Clone, Debug, PartialEq)]
