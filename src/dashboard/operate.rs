@@ -285,6 +285,14 @@ fn pin(callers: &Callers, new: NewPin) -> Result<Pin, Problem> {
             let detail = format!("{field}: {length} bytes are too many; use {longest} at most");
             return Err(Problem::unprocessable(detail));
         }
+        // One line of a time line, of a report, of a terminal.
+        if text
+            .as_ref()
+            .is_some_and(|of| of.contains(char::is_control))
+        {
+            let detail = format!("{field}: holds a control character");
+            return Err(Problem::unprocessable(detail));
+        }
     }
     let now = callers.now().as_secs_f64();
     if new.t.is_some_and(|t| !(t > 0.0 && t <= now + 60.0)) {

@@ -410,6 +410,18 @@ async fn bad_input_gets_a_clear_answer_and_changes_nothing() {
             422,
             "future",
         ),
+        (
+            "pin",
+            json!({"pin": "flag", "text": "off\n* 09:00 anna did it"}),
+            422,
+            "text: holds a control character",
+        ),
+        (
+            "pin",
+            json!({"pin": "deploy", "version": "\u{1b}[31m7"}),
+            422,
+            "version: holds a control character",
+        ),
         ("mode", json!({"mode": "on"}), 422, "mode"),
         ("incident", json!({"body": "x"}), 422, "name"),
         (
