@@ -110,3 +110,63 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
         );
     }
 }
+
+/// What a text links to: inline, and by the definitions at its end.
+fn links(text: &str) -> Vec<&str> {
+    let inline = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let defined = text.lines().filter(|line| line.starts_with('['));
+    let defined = defined.filter_map(|line| Some(line.split_once("]: ")?.1));
+    inline.chain(defined).collect()
+}
+
+#[test]
+fn what_the_readme_and_the_guide_link_to_is_there_also_without_rustdoc() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = root.join("src/docs");
+    let known = std::fs::read_to_string(guide.join("links.md")).unwrap();
+    let mut files = vec![root.join("README.md"), root.join("benches/README.md")];
+    files.extend(
+        std::fs::read_dir(&guide)
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    files.retain(|file| {
+        file.extension().is_some_and(|kind| kind == "md") && !file.ends_with("links.md")
+    });
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for link in links(&text)
+            .into_iter()
+            .filter(|link| !link.starts_with("https://"))
+        {
+            let there = file.parent().unwrap().join(link);
+            assert!(there.exists(), "{}: {link}", file.display());
+        }
+        // In rustdoc a file is no page: each label has another meaning there, and each use has one at all.
+        if file.starts_with(&guide) {
+            for label in text
+                .split("][")
+                .skip(1)
+                .filter_map(|rest| rest.split(']').next())
+            {
+                for of in [&text, &known] {
+                    assert!(
+                        of.contains(&format!("\n[{label}]: "))
+                            || of.starts_with(&format!("[{label}]: ")),
+                        "{label} in {}",
+                        file.display()
+                    );
+                }
+            }
+            assert!(
+                !text.contains("](."),
+                "{}: use a definition",
+                file.display()
+            );
+        }
+    }
+}
