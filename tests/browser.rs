@@ -186,6 +186,21 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
             .filter(|(admitted, offered)| *offered > 90.0 && *admitted < offered * 0.5)
     });
     println!("checkout sends {offered:.0}/s, of which {admitted:.0}/s are let in");
+    // The figure beside the line is that of the line, and what it is, is said.
+    browser.shows("#traffic-title", "that were let in");
+    let figure = || {
+        let shown = browser.run("return document.querySelector('#legend .suspect b').textContent");
+        shown.as_str()?.parse::<f64>().ok()
+    };
+    until("the figure falls with the line", || {
+        figure().filter(|figure| *figure < offered * 0.5)
+    });
+    browser.click("//button[@id='offered']");
+    browser.shows("#traffic-title", "refused ones included");
+    until("the figure is that of all that came", || {
+        figure().filter(|figure| *figure > offered * 0.5)
+    });
+    browser.click("//button[@id='offered']");
     browser.screenshot("clamped", false);
 
     // What fails, and why; the address of the page shows it again.
@@ -424,7 +439,7 @@ fn a_session_is_enough_and_is_not_lost_to_what_a_proxy_says() {
 
     // A brake that refuses nothing says so, before and after.
     browser.click("//section[@id='caller']//button[starts-with(., 'Clamp')]");
-    let dialog = browser.shows("#dialog", "the switch of the service is on shadow");
+    let dialog = browser.shows("#dialog", "the switch of this replica is on shadow");
     for said in ["nothing is refused", "v1/do/mode", "accept = \"claimed\""] {
         assert!(dialog.contains(said), "{said}: {dialog}");
     }

@@ -149,8 +149,8 @@ class Banner {
 /** A time from a deploy to an onset, which is known to some seconds only. */
 const beside = (after) => (after >= 2 ? `${ago(after)} before it began` : after > -2 ? "as it began" : `${ago(-after)} after it began`);
 
-/** What keeps a brake from refusing anything. */
-const idle = (mode) => (mode && mode !== "enforce" ? `the switch of the service is on ${mode}, so nothing is refused` : null);
+/** What keeps a brake from refusing anything here; of the other replicas' switches nothing is known. */
+const idle = (mode) => (mode && mode !== "enforce" ? `the switch of this replica is on ${mode}, so nothing is refused here` : null);
 
 function oursText(latest, last) {
   return last ? `no change of ours since ${when(last.t)} (${last.what})` : `no change of ours since ${when(latest.since)}`;
@@ -306,9 +306,10 @@ export class Brake {
     const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
-    const scope = latest?.scope === "fleet" ? "This acts on all replicas; a rate holds on each of them." : `This acts on this replica only (${latest?.instance}).`;
+    const everywhere = brakes ? "; a rate holds on each of them, and each refuses as its own switch says, of which this page knows one" : "";
+    const scope = latest?.scope === "fleet" ? `This acts on all replicas${everywhere}.` : `This acts on this replica only (${latest?.instance}).`;
     const switched = brakes && idle(latest?.mode);
-    const warning = switched ? el("p", { class: "scope", role: "alert" }, `Mind that ${switched}: whoever may operate moves it by POST v1/do/mode {"mode": "enforce"}.`) : null;
+    const warning = switched ? el("p", { class: "scope", role: "alert" }, `Mind that ${switched}: whoever may operate moves it, on each replica, by POST v1/do/mode {"mode": "enforce"}.`) : null;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
     const form = el(
       "form",

@@ -32,6 +32,13 @@ function curve(of, offered, t, since) {
   return of.offered.map((value, at) => (t[at] < since - 1 ? null : offered ? value : Math.max(0, value - of.refused[at])));
 }
 
+/** What a curve was over the last ten seconds, or at its last point. */
+function lately(values, t) {
+  const end = t[t.length - 1];
+  const late = values.filter((value, at) => value !== null && t[at] > end - 10);
+  return late.length ? late.reduce((sum, value) => sum + value, 0) / late.length : 0;
+}
+
 /** How large letters are, against those of a desk: a screen on the wall has larger ones. */
 const scale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
 const font = (by) => `${Math.round(12 * by)}px system-ui, sans-serif`;
@@ -173,7 +180,10 @@ export class Traffic {
     this.plot.setData(data, !zoom);
     if (zoom) this.plot.setScale("x", { min: zoom[0], max: zoom[1] });
     this.zooming = false;
-    this.legend(suspects, rates, data);
+    // The figure beside a name is that of its line: what was refused is in both, or in neither.
+    const late = (of) => lately(curve(of, offered, chart.t, since), chart.t);
+    const figures = new Map(chart.lines.map((line) => [line.caller, offered ? rates.get(line.caller) : late(line)]));
+    this.legend(suspects, figures.set(REST, late(chart.rest)));
     const total = values(chart.total);
     const heaviest = names.length ? `; heaviest: ${names.slice(0, 3).join(", ")}` : "";
     this.place.setAttribute("aria-label", `Requests per second by caller: ${number(total[total.length - 1])} in all${heaviest}`);
@@ -259,10 +269,9 @@ export class Traffic {
   }
 
   /** The lines by name, heaviest first; each opens its caller. */
-  legend(suspects, rates, data) {
+  legend(suspects, figures) {
     const list = byId("legend");
-    const items = this.last[0].lines.map((line) => [line.caller, rates.get(line.caller)]);
-    items.push([REST, data[1][data[1].length - 1]]);
+    const items = [...figures];
     for (const [at, [name, rate]] of items.entries()) {
       let item = this.rows.get(name);
       if (!item) {

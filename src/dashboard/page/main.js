@@ -104,6 +104,8 @@ function draw() {
   for (const button of byId("spans").children) button.setAttribute("aria-pressed", String(button.dataset.span === latest.chart.span));
   byId("log").setAttribute("aria-pressed", String(view.log));
   byId("offered").setAttribute("aria-pressed", String(view.offered));
+  const refused = latest.chart.total.refused.some((value) => value > 0);
+  setText(byId("traffic-title"), `Requests per second${refused ? (view.offered ? ", refused ones included" : " that were let in") : ""}`);
   for (const id of ["traffic", "callers"]) byId(id).hidden = false;
   banners.draw(latest, you, view.offered);
   traffic.draw(latest.chart, happened(latest), suspects, rates, latest.since);
