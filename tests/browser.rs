@@ -496,12 +496,17 @@ fn a_session_is_enough_and_is_not_lost_to_what_a_proxy_says() {
              const past = { at: 900, episodes: [open], events: [], incidents: [], recent: [] };
              const callers = [{ caller: 'ip:10.0.0.1', provenance: 'inferred' }];
              const file = new brake.Brake(() => ({ callers }), () => null, () => null).lines('ip:10.0.0.1', 'quota');
-             return [told, fewest, brake.happened(past).bands, file.includes('\\n[caller') || file.startsWith('[caller')];
+             const errors = { ...open, id: 'y', signal: 'errors', since: 0 };
+             const mark = brake.happened({ ...past, episodes: [errors, open] }).pins[0].text;
+             return [told, fewest, brake.happened(past).bands, file.includes('\\n[caller') || file.startsWith('[caller'), mark];
          };
          return parts();",
     );
     let band = serde_json::json!({ "from": 1, "to": 900, "alarm": true });
-    assert_eq!(parts, serde_json::json!(["One. Two.", 12, [band], false]));
+    assert_eq!(
+        parts,
+        serde_json::json!(["One. Two.", 12, [band], false, "ci: rate, errors"])
+    );
 }
 
 #[test]

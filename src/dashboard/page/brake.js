@@ -34,7 +34,8 @@ export function happened(latest) {
     pins.push({ t: incident.created_at, text: `incident: ${incident.name}`, warn: true });
   }
   for (const { t, caller, signals } of onsets) {
-    pins.push({ t, text: `${caller || "nobody"}: ${[...signals].join(", ")}`, alarm: true });
+    const plain = [...signals].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
+    pins.push({ t, text: `${caller || "nobody"}: ${plain.join(", ")}`, alarm: true });
   }
   return { bands: [...bands.values()], pins };
 }
@@ -387,7 +388,8 @@ export class Incidents {
   }
 
   report() {
-    const open = this.brake.latest()?.episodes[0];
+    const episodes = this.brake.latest()?.episodes || [];
+    const [open] = episodes.filter((event) => event.caller === episodes[0].caller).sort(plainest);
     const body = open ? `${open.caller || "Everybody"}: ${what(open)}` : "";
     this.brake.open({
       title: "Tell people what is going on",
