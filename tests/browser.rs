@@ -178,6 +178,7 @@ fn the_outage_is_seen_named_and_stopped_and_others_are_told() {
     browser.click("//article[contains(@class, 'banner')]//button[starts-with(., 'Clamp')]");
     let dialog = browser.shows("#dialog", "this replica only");
     assert!(dialog.contains("[caller.checkout]\nquota = \""), "{dialog}");
+    assert!(dialog.contains("(its usual is 2"), "{dialog}");
     browser.screenshot("clamp", false);
     browser.click("//dialog//button[. = 'Clamp']");
     browser.shows("#said", "Done, on this replica only");
@@ -440,7 +441,12 @@ fn a_session_is_enough_and_is_not_lost_to_what_a_proxy_says() {
     // A brake that refuses nothing says so, before and after.
     browser.click("//section[@id='caller']//button[starts-with(., 'Clamp')]");
     let dialog = browser.shows("#dialog", "the switch of this replica is on shadow");
-    for said in ["nothing is refused", "v1/do/mode", "accept = \"claimed\""] {
+    for said in [
+        "nothing is refused",
+        "v1/do/mode",
+        "accept = \"claimed\"",
+        "usual is not known yet",
+    ] {
         assert!(dialog.contains(said), "{said}: {dialog}");
     }
     browser.screenshot("clamp-in-shadow", false);

@@ -218,11 +218,13 @@ export class Brake {
     return buttons;
   }
 
-  usual(name) {
+  /** A rate to clamp to, and what it is in words. */
+  proposed(name) {
     const row = this.latest()?.callers.find((of) => of.caller === name);
     const episode = this.latest()?.episodes.find((of) => of.caller === name && of.signal === "rate");
-    const rate = episode?.baseline || row?.baseline || (row ? row.rate / 4 : 10);
-    return Math.max(5, Math.ceil(rate * 1.5));
+    const usual = episode?.baseline || row?.baseline;
+    const quota = Math.max(5, Math.ceil(usual ? usual * 1.5 : (row?.rate ?? 0) / 3));
+    return [quota, usual ? `its usual is ${number(usual)}` : `its usual is not known yet, of late it sent ${number(row?.rate ?? 0)}`];
   }
 
   /** The table of the file that does the same; only names that can stand on the roster have one. */
@@ -233,10 +235,10 @@ export class Brake {
   }
 
   clamp(name) {
-    const quota = this.usual(name);
+    const [quota, why] = this.proposed(name);
     this.open({
       title: `Clamp ${name}`,
-      text: `Let through ${quota} requests a second, half as much again as usual, and refuse the rest with 429. It ends by itself.`,
+      text: `Let through so many requests a second (${why}), and refuse the rest with 429. It ends by itself.`,
       fields: [
         ["quota", "Quota", { value: `${quota}/s`, pattern: "[0-9]+/(s|min|h)", required: true }],
         ["minutes", "For minutes", { value: "15", type: "number", min: "1", max: "1440", required: true }],
@@ -307,8 +309,8 @@ export class Brake {
     const values = () => Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
     const code = lines ? el("pre", { tabindex: "0", "aria-label": "callerid.toml" }) : null;
     const write = () => code && setText(code, lines(values()));
-    const everywhere = brakes ? "; a rate holds on each of them, and each refuses as its own switch says, of which this page knows one" : "";
-    const scope = latest?.scope === "fleet" ? `This acts on all replicas${everywhere}.` : `This acts on this replica only (${latest?.instance}).`;
+    const switches = `A rate holds on each of them, and where the switch of one is not on enforce, that one refuses nothing: this page knows the switch of ${latest?.instance} alone.`;
+    const scope = latest?.scope === "fleet" ? `This acts on all replicas. ${brakes ? switches : ""}` : `This acts on this replica only (${latest?.instance}).`;
     const switched = brakes && idle(latest?.mode);
     const warning = switched ? el("p", { class: "scope", role: "alert" }, `Mind that ${switched}: whoever may operate moves it, on each replica, by POST v1/do/mode {"mode": "enforce"}.`) : null;
     const same = lines ? [el("p", { class: "hint" }, "The same everywhere, in callerid.toml:"), code] : [];
