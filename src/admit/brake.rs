@@ -45,12 +45,27 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admit::{Ask, Gate, Policies, Policy, Remembered, Style, Subject};
+    use crate::admit::{Ask, Gate, Permit, Policies, Policy, Remembered, Style, Subject, Verdict};
     use crate::caller::Provenance;
     use crate::clock::Timestamp;
     use crate::outcome::Reason;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    const ASK: Ask<'_> = Ask {
+        method: "GET",
+        template: "/",
+        cost: None,
+        now: NOW,
+    };
+
+    fn subject(name: &str) -> Subject<'_> {
+        Subject {
+            name,
+            provenance: Provenance::Verified,
+            proven: true,
+        }
+    }
 
     fn admission(policies: Policies) -> Admission {
         Admission::new(policies, Mode::Enforce, Style::default(), NOW)
@@ -59,21 +74,10 @@ mod tests {
     /// What becomes of three requests of a caller with a brake on, and of so many after it is released, while another
     /// has one on.
     fn refused(admission: &Admission, after: usize) -> Vec<Option<Reason>> {
-        let subject = |name| Subject {
-            name,
-            provenance: Provenance::Verified,
-            proven: true,
-        };
         let other = admission.seat(&subject("other"));
         admission.brake(&other, Quota::per_hour(1), None, Mode::Enforce);
         let subject = subject("a");
         let seat = admission.seat(&subject);
-        let ask = Ask {
-            method: "GET",
-            template: "/",
-            cost: None,
-            now: NOW,
-        };
         admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
         (0..3 + after)
             .map(|request| {
@@ -83,7 +87,7 @@ mod tests {
                 let mut denial = None;
                 let _ = admission.decide(
                     &seat,
-                    &ask,
+                    &ASK,
                     || subject,
                     &mut Remembered::default(),
                     &mut denial,
@@ -101,15 +105,124 @@ mod tests {
         assert_eq!(refused(&admission, 1), [None, HELD, HELD, None]);
     }
 
+    /// Requests that stay in flight, of a caller under a policy of its own.
+    struct Slow {
+        admission: Admission,
+        seat: Arc<Seat>,
+        open: Vec<Option<Permit>>,
+    }
+
+    impl Slow {
+        fn under(policy: Policy) -> Self {
+            let admission = admission(Policies {
+                default: policy,
+                ..Policies::default()
+            });
+            let seat = admission.seat(&subject("a"));
+            Self {
+                admission,
+                seat,
+                open: Vec::new(),
+            }
+        }
+
+        /// Two in flight at most.
+        fn brake(&self, mode: Mode) {
+            let quota = Quota::per_second(100);
+            self.admission.brake(&self.seat, quota, Some(2), mode);
+        }
+
+        /// Why they were refused, or would have been.
+        fn send(&mut self, requests: usize) -> Vec<(Option<Reason>, Option<Reason>)> {
+            let (mut denial, mut said) = (None, Vec::new());
+            for _ in 0..requests {
+                let verdict = self.admission.decide(
+                    &self.seat,
+                    &ASK,
+                    || subject("a"),
+                    &mut Remembered::default(),
+                    &mut denial,
+                );
+                let mut would = None;
+                if let Verdict::Admit {
+                    permit,
+                    would_refuse,
+                } = verdict
+                {
+                    self.open.push(permit);
+                    would = would_refuse;
+                }
+                said.push((denial.take().map(|denial| denial.reason), would));
+            }
+            said
+        }
+    }
+
+    const LET_IN: (Option<Reason>, Option<Reason>) = (None, None);
+    const REFUSED: (Option<Reason>, Option<Reason>) = (HELD, None);
+    const WOULD_BE: (Option<Reason>, Option<Reason>) = (None, HELD);
+
+    #[test]
+    fn the_smaller_maximum_in_flight_is_in_force() {
+        for policy in [
+            Policy::new(),
+            Policy::new().max_in_flight(10),
+            Policy::new().max_in_flight(10).shadow(),
+            Policy::new().max_streams(1),
+        ] {
+            let mut slow = Slow::under(policy);
+            slow.brake(Mode::Enforce);
+            assert_eq!(slow.send(4), [LET_IN, LET_IN, REFUSED, REFUSED]);
+            slow.open.remove(0);
+            assert_eq!(slow.send(2), [LET_IN, REFUSED]);
+            slow.open.clear();
+            assert!(!slow.seat.owes(NOW));
+            slow.admission.release(&slow.seat);
+            assert_eq!(slow.send(4), [LET_IN; 4]);
+        }
+        let mut slow = Slow::under(Policy::new().max_in_flight(1));
+        slow.brake(Mode::Enforce);
+        let full = (Some(Reason::InFlight), None);
+        assert_eq!(slow.send(3), [LET_IN, full, full]);
+    }
+
+    #[test]
+    fn a_limit_in_shadow_gives_no_place_of_the_brake_back() {
+        let quota = Quota::per_hour(1);
+        let mut slow = Slow::under(Policy::new().quota(quota).max_in_flight(10).shadow());
+        slow.brake(Mode::Enforce);
+        let over = (None, Some(Reason::Quota));
+        assert_eq!(slow.send(4), [LET_IN, over, REFUSED, REFUSED]);
+    }
+
+    #[test]
+    fn what_was_in_flight_before_the_brake_counts() {
+        let mut slow = Slow::under(Policy::new().max_in_flight(10));
+        assert_eq!(slow.send(5), [LET_IN; 5]);
+        slow.brake(Mode::Enforce);
+        assert_eq!(slow.send(1), [REFUSED]);
+        slow.open.drain(..3);
+        assert_eq!(slow.send(1), [REFUSED]);
+        slow.open.pop();
+        assert_eq!(slow.send(2), [LET_IN, REFUSED]);
+    }
+
+    #[test]
+    fn a_brake_in_shadow_counts_what_it_would_refuse_if_it_did() {
+        for policy in [Policy::new(), Policy::new().max_in_flight(10)] {
+            let mut slow = Slow::under(policy);
+            slow.brake(Mode::Shadow);
+            assert_eq!(slow.send(4), [LET_IN, LET_IN, WOULD_BE, WOULD_BE]);
+            // The third and the fourth would not be there.
+            slow.open.remove(0);
+            assert_eq!(slow.send(2), [LET_IN, WOULD_BE]);
+        }
+    }
+
     #[test]
     fn who_was_released_last_leaves_nobody_to_look_at() {
         let admission = admission(Policies::default());
-        let subject = Subject {
-            name: "a",
-            provenance: Provenance::Verified,
-            proven: true,
-        };
-        let seat = admission.seat(&subject);
+        let seat = admission.seat(&subject("a"));
         for _ in 0..2 {
             assert_eq!(admission.gate(), Gate::Open);
             admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);

@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::seat::Seat;
@@ -17,18 +17,18 @@ const STREAM: Duration = Duration::from_secs(10);
 pub(crate) struct Permit<S: Borrow<Arc<Seat>> = Arc<Seat>> {
     seat: S,
     in_flight: bool,
+    /// A place under the brake on a runaway, which is apart: either limit may be in shadow alone.
+    brake: bool,
     ceiling: bool,
     stream: bool,
 }
-
-/// The caller has as many requests in flight as it may.
-pub(super) struct TooMany;
 
 impl<S: Borrow<Arc<Seat>>> Permit<S> {
     pub(super) fn new(seat: S) -> Self {
         Self {
             seat,
             in_flight: false,
+            brake: false,
             ceiling: false,
             stream: false,
         }
@@ -42,6 +42,7 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
     pub(super) fn kept(&mut self) -> Permit {
         Permit {
             in_flight: std::mem::take(&mut self.in_flight),
+            brake: std::mem::take(&mut self.brake),
             ceiling: std::mem::take(&mut self.ceiling),
             stream: std::mem::take(&mut self.stream),
             seat: Arc::clone(self.seat()),
@@ -49,21 +50,28 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
     }
 
     pub(super) fn holds_any(&self) -> bool {
-        self.in_flight || self.ceiling
+        self.in_flight || self.brake || self.ceiling
     }
 
-    /// Takes one of the caller's `max` places.
-    pub(super) fn take_place(&mut self, max: u32) -> Result<(), TooMany> {
-        if self.seat().in_flight.fetch_add(1, Ordering::AcqRel) >= max {
-            self.seat().in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(TooMany);
+    /// Takes one of the caller's `max` places. Says how many requests had one before: fewer than `max` where it has
+    /// one now.
+    pub(super) fn take_place(&mut self, max: u32) -> u32 {
+        let (before, taken) = take(&self.seat().in_flight, max);
+        self.in_flight = taken;
+        before
+    }
+
+    /// Takes one of the `max` places that the brake leaves. Says whether there was one.
+    pub(super) fn take_brake_place(&mut self, max: u32) -> bool {
+        (_, self.brake) = take(&self.seat().braked, max);
+        self.brake
+    }
+
+    /// Gives the place under the brake back.
+    pub(super) fn leave_brake_place(&mut self) {
+        if std::mem::take(&mut self.brake) {
+            self.seat().braked.fetch_sub(1, Ordering::AcqRel);
         }
-        self.in_flight = true;
-        Ok(())
-    }
-
-    pub(super) fn has_place(&self) -> bool {
-        self.in_flight
     }
 
     /// Gives the caller's place back.
@@ -79,6 +87,7 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
 
     fn release(&mut self) {
         self.leave_place();
+        self.leave_brake_place();
         self.leave_ceiling();
     }
 
@@ -88,6 +97,16 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
             self.seat().room.leave(self.seat());
         }
     }
+}
+
+/// One of `max` places: how many were taken before, and whether there was one left.
+fn take(places: &AtomicU32, max: u32) -> (u32, bool) {
+    let before = places.fetch_add(1, Ordering::AcqRel);
+    let taken = before < max;
+    if !taken {
+        places.fetch_sub(1, Ordering::AcqRel);
+    }
+    (before, taken)
 }
 
 impl Permit {
@@ -127,15 +146,24 @@ impl Permit {
     /// Takes what is held over to another caller: who the request is from was said late.
     pub(crate) fn move_to(&mut self, seat: Arc<Seat>) {
         if self.holds_any() && !self.stream {
-            let (in_flight, ceiling) = (self.in_flight, self.ceiling);
+            let (in_flight, brake, ceiling) = (self.in_flight, self.brake, self.ceiling);
             let now = self.seat.room.coarse_now();
             self.release();
             if in_flight {
                 seat.in_flight.fetch_add(1, Ordering::AcqRel);
             }
+            if brake {
+                seat.braked.fetch_add(1, Ordering::AcqRel);
+            }
             // It is in already: a ceiling asks once.
             let _ = ceiling.then(|| seat.room.enter(&seat, true, now));
-            (self.seat, self.in_flight, self.ceiling) = (seat, in_flight, ceiling);
+            *self = Self {
+                seat,
+                in_flight,
+                brake,
+                ceiling,
+                stream: false,
+            };
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Seat {
     pub(super) renewing: Mutex<()>,
     /// Requests that count against the caller's own limit.
     pub(super) in_flight: AtomicU32,
+    /// Requests that count against the brake on a runaway.
+    pub(super) braked: AtomicU32,
     /// Requests that count against the ceiling.
     pub(super) occupied: AtomicU32,
     /// Long responses, which count against neither.
@@ -56,6 +58,7 @@ impl Seat {
             terms: ArcSwapOption::empty(),
             renewing: Mutex::default(),
             in_flight: AtomicU32::new(0),
+            braked: AtomicU32::new(0),
             occupied: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             weight: Level::new(1.0),
@@ -71,7 +74,7 @@ impl Seat {
 
     /// Whether forgetting it would forgive something: tokens that are spent, requests in flight.
     pub(crate) fn owes(&self, now: Timestamp) -> bool {
-        let held = [&self.in_flight, &self.occupied, &self.streams];
+        let held = [&self.in_flight, &self.braked, &self.occupied, &self.streams];
         held.iter().any(|count| count.load(Ordering::Acquire) > 0)
             || self
                 .terms

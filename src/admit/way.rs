@@ -29,6 +29,8 @@ pub(super) struct Way<'d, S: Borrow<Arc<Seat>>> {
     /// Why it is refused: written where it is read, since to move it would take longer than to make it.
     pub(super) denial: &'d mut Option<Denial>,
     pub(super) taken: Taken,
+    /// How many requests of its caller it found in flight, as far as a limit of the caller's own counts them.
+    pub(super) ahead: u32,
     /// What it was held by in a runaway.
     pub(super) brake: Option<Arc<Brake>>,
 }
@@ -123,9 +125,16 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             return Ok(());
         }
         if let Some(max) = terms.max_in_flight {
-            self.meet(terms.mode, |permit| {
-                permit.take_place(max).map_err(|_| Denial::in_flight(max))
-            })?;
+            let mut ahead = 0;
+            let met = self.meet(terms.mode, |permit| {
+                ahead = permit.take_place(max);
+                if ahead < max {
+                    return Ok(());
+                }
+                Err(Denial::in_flight(max))
+            });
+            self.ahead = ahead;
+            met?;
         }
         if let Some((bucket, mode)) = &terms.total {
             let (taken, met) = self.spend(*mode, (Which::Group, Reason::Quota), bucket, ask.now);
@@ -158,13 +167,18 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
         self.taken.of_brake = taken;
         self.brake = Some(Arc::clone(brake));
         met?;
-        match brake.max_in_flight {
-            Some(max) if !self.permit.has_place() => self.meet(brake.mode, |permit| {
-                let place = permit.take_place(max);
-                place.map_err(|_| Denial::in_flight(max).of_runaway())
-            }),
-            _ => Ok(()),
-        }
+        let Some(max) = brake.max_in_flight else {
+            return Ok(());
+        };
+        // A brake that refuses also sees what was in flight before it came. In shadow it would take what it would have
+        // refused for what is in flight.
+        let over = self.enforces(brake.mode) && self.ahead >= max;
+        self.meet(brake.mode, |permit| {
+            if !over && permit.take_brake_place(max) {
+                return Ok(());
+            }
+            Err(Denial::in_flight(max).of_runaway())
+        })
     }
 
     /// Refusals consume nothing; in shadow, what would be refused does not either.
@@ -202,6 +216,10 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             self.give_back(terms, bucket, |enforced| !enforced);
             if !self.enforces(terms.mode) {
                 self.permit.leave_place();
+            }
+            let brake = self.brake.as_deref();
+            if brake.is_some_and(|brake| !self.enforces(brake.mode)) {
+                self.permit.leave_brake_place();
             }
             if terms.ceiling.is_some_and(|mode| !self.enforces(mode)) {
                 self.permit.leave_ceiling();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callerid::events::{Body, Kind, Signal};
-use callerid::{Account, Ceiling, Mode, Reason};
+use callerid::{Account, Ceiling, Mode, Policy, Quota, Reason};
 
 use crate::support::Recorded;
 use crate::world::{Load, World};
@@ -307,4 +307,47 @@ fn what_the_file_says_of_runaways_is_in_force() {
     let found = announced.first(Kind::RunawayStarted);
     assert!(found.finding().unwrap().expected);
     assert_eq!(clamps(&announced), []);
+}
+
+#[test]
+fn few_requests_that_hang_are_held_whatever_the_caller_may_have_in_flight() {
+    let hour = Quota::per_hour(1);
+    let policies = [
+        None,
+        Some(Policy::new().max_in_flight(200)),
+        Some(Policy::new().quota(hour).max_in_flight(200).shadow()),
+    ];
+    for policy in policies {
+        let shown = format!("{policy:?}");
+        let mut world = World::new(|builder| {
+            let builder = match policy {
+                Some(policy) => builder.default_policy(policy),
+                None => builder,
+            };
+            let builder = builder.ceiling(Ceiling::new(30));
+            builder.clamp_runaways(1.5, Mode::Enforce)
+        });
+        world.run(WARM);
+        world.loads.push(Load {
+            route: "/v1/slow",
+            latency: seconds(300),
+            ..Load::new("reports", 2.0)
+        });
+        while clamps(&world).is_empty() {
+            world.run(seconds(1));
+            assert!(world.seconds() < 1_000.0, "{shown}: nobody is held");
+        }
+        let (caller, change) = clamps(&world).remove(0);
+        assert_eq!(caller, "reports", "{shown}");
+        assert!(change.ends_with(" and 5 in flight"), "{shown}: {change}");
+        let before = world.table.caller("reports").counts.in_flight;
+        world.run(seconds(30));
+        let reports = world.table.caller("reports");
+        // What is quick goes on beside it.
+        let more = reports.counts.in_flight - before;
+        assert!(more <= 5, "{shown}: {more} more in flight");
+        let refused = reports.counts.refused;
+        assert!(refused[Reason::Runaway] > 20, "{shown}: {refused:?}");
+        assert_eq!(refused.total(), refused[Reason::Runaway], "{shown}");
+    }
 }
