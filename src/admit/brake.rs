@@ -8,21 +8,34 @@ use super::mode::Mode;
 use super::quota::Quota;
 use super::seat::Seat;
 use super::{Admission, lock};
+use crate::clock::Timestamp;
 
 /// What a caller in a runaway is held to.
 #[derive(Debug)]
 pub(crate) struct Brake {
-    pub(super) bucket: Bucket,
+    pub(super) bucket: Arc<Bucket>,
     pub(super) max_in_flight: Option<u32>,
     pub(super) mode: Mode,
 }
 
 impl Admission {
-    /// Holds a caller to a quota, and to requests in flight where those are what runs away, until it is released.
-    pub(crate) fn brake(&self, seat: &Seat, quota: Quota, max_in_flight: Option<u32>, mode: Mode) {
+    /// Holds a caller to a quota, and to requests in flight where those are what runs away, until it is released. It
+    /// has one brake: another takes the place of the first, and what was spent under that is spent.
+    pub(crate) fn brake(
+        &self,
+        seat: &Seat,
+        quota: Quota,
+        max_in_flight: Option<u32>,
+        mode: Mode,
+        now: Timestamp,
+    ) {
         let _one_at_a_time = lock(&self.changing);
+        let bucket = match &*seat.brake.load() {
+            Some(before) => before.bucket.under(quota, now),
+            None => Arc::new(Bucket::new(quota)),
+        };
         let brake = Brake {
-            bucket: Bucket::new(quota),
+            bucket,
             max_in_flight,
             mode,
         };
@@ -47,7 +60,6 @@ mod tests {
     use super::*;
     use crate::admit::{Ask, Gate, Permit, Policies, Policy, Remembered, Style, Subject, Verdict};
     use crate::caller::Provenance;
-    use crate::clock::Timestamp;
     use crate::outcome::Reason;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -75,10 +87,10 @@ mod tests {
     /// has one on.
     fn refused(admission: &Admission, after: usize) -> Vec<Option<Reason>> {
         let other = admission.seat(&subject("other"));
-        admission.brake(&other, Quota::per_hour(1), None, Mode::Enforce);
+        admission.brake(&other, Quota::per_hour(1), None, Mode::Enforce, NOW);
         let subject = subject("a");
         let seat = admission.seat(&subject);
-        admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
+        admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce, NOW);
         (0..3 + after)
             .map(|request| {
                 if request == 3 {
@@ -129,7 +141,7 @@ mod tests {
         /// Two in flight at most.
         fn brake(&self, mode: Mode) {
             let quota = Quota::per_second(100);
-            self.admission.brake(&self.seat, quota, Some(2), mode);
+            self.admission.brake(&self.seat, quota, Some(2), mode, NOW);
         }
 
         /// Why they were refused, or would have been.
@@ -196,6 +208,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_spent_under_a_brake_is_spent_under_the_next() {
+        let mut slow = Slow::under(Policy::new());
+        let [first, none, second] = [[LET_IN, REFUSED], [REFUSED; 2], [LET_IN, REFUSED]];
+        for (rate, spent) in [(1, first), (1, none), (2, second)] {
+            let quota = Quota::per_hour(rate).burst(rate);
+            let Slow {
+                admission, seat, ..
+            } = &slow;
+            admission.brake(seat, quota, None, Mode::Enforce, NOW);
+            assert_eq!(slow.send(2), spent, "{rate}");
+        }
+    }
+
+    #[test]
     fn what_was_in_flight_before_the_brake_counts() {
         let mut slow = Slow::under(Policy::new().max_in_flight(10));
         assert_eq!(slow.send(5), [LET_IN; 5]);
@@ -225,7 +251,7 @@ mod tests {
         let seat = admission.seat(&subject("a"));
         for _ in 0..2 {
             assert_eq!(admission.gate(), Gate::Open);
-            admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce);
+            admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce, NOW);
             assert_eq!(admission.gate(), Gate::Guarded);
             admission.release(&seat);
         }

@@ -190,7 +190,7 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             of_group,
             of_brake,
         } = self.taken;
-        let brake = self.brake.as_deref().map(|brake| &brake.bucket);
+        let brake = self.brake.as_deref().map(|brake| &*brake.bucket);
         let taken = [of_caller, of_clamp, of_group, of_brake];
         if taken.iter().all(Option::is_none) {
             return;

@@ -242,7 +242,9 @@ impl Inner {
                 if let Some(mut open) = self.open.remove(&found.id) {
                     open.say(log, found.kind, finding, found.t);
                     open.forget_paths(core);
-                    brake::let_go(&mut open, log, core, now);
+                    if let Some(held) = open.held.take() {
+                        self.let_go(&held, &open.said, log, core, now);
+                    }
                     self.forget_hand(&open);
                     self.close_record(core, &log.events(), &open.said.id);
                     open.count(core, false);

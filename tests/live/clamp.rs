@@ -351,3 +351,110 @@ fn few_requests_that_hang_are_held_whatever_the_caller_may_have_in_flight() {
         assert_eq!(refused.total(), refused[Reason::Runaway], "{shown}");
     }
 }
+
+/// A caller that is held for requests that hang, and then for its rate.
+fn held_twice() -> World {
+    let mut world = world(Mode::Enforce);
+    world.run(WARM);
+    let hang = Load {
+        route: "/v1/slow",
+        latency: seconds(100),
+        ..Load::new("reports", 2.0)
+    };
+    world.loads.push(hang);
+    while clamps(&world).is_empty() {
+        world.run(seconds(1));
+        assert!(world.seconds() < 1_000.0, "nobody is held");
+    }
+    world.loads.push(Load::new("reports", 200.0));
+    while clamps(&world).len() < 2 {
+        world.run(seconds(1));
+        assert!(world.seconds() < 1_100.0, "{:?}", clamps(&world));
+    }
+    let said: Vec<_> = clamps(&world).into_iter().map(|said| said.1).collect();
+    assert!(said[0].ends_with(" and 5 in flight"), "{said:?}");
+    assert!(said[1].starts_with("runaway clamped to "), "{said:?}");
+    world
+}
+
+#[test]
+fn who_is_held_for_two_things_is_held_to_both_until_each_ends() {
+    let mut world = held_twice();
+    // What was in flight before the clamp has ended by then.
+    world.run(seconds(150));
+    for _ in 0..20 {
+        world.run(seconds(1));
+        let in_flight = world.table.caller("reports").counts.in_flight;
+        assert!(in_flight <= 5, "{in_flight}");
+    }
+    world.loads.pop();
+    while clamps(&world).len() < 3 {
+        world.run(seconds(1));
+        assert!(world.seconds() < 1_500.0, "{:?}", clamps(&world));
+    }
+    let last = clamps(&world).pop().unwrap().1;
+    assert!(last.contains("still"), "{last}");
+    let before = refused(&world, "reports", Reason::Runaway);
+    for _ in 0..60 {
+        world.run(seconds(1));
+        let in_flight = world.table.caller("reports").counts.in_flight;
+        assert!(in_flight <= 5, "{in_flight}");
+    }
+    assert!(refused(&world, "reports", Reason::Runaway) > before + 20);
+    // A person lets go of all of it.
+    assert!(world.table.callers.lift_clamp("reports"));
+    let before = refused(&world, "reports", Reason::Runaway);
+    world.run(seconds(10));
+    assert_eq!(refused(&world, "reports", Reason::Runaway), before);
+}
+
+#[test]
+fn what_a_reload_says_of_runaways_changes_the_clamp_in_force() {
+    let file = std::env::temp_dir().join(format!("callerid-reloaded-{}.toml", std::process::id()));
+    let write = |text: &str| {
+        std::fs::write(&file, format!("{text}[ceiling]\nmax_in_flight = 30\n")).unwrap();
+    };
+    write("[on_runaway]\nclamp = 2\nmode = \"enforce\"\n");
+    let mut world = World::new(|builder| builder.config(&file).unwrap());
+    world.run(WARM);
+    world.loads.push(flood());
+    world.run(seconds(20));
+    // What is said, and what is refused and would be in ten seconds after the next tick.
+    let mut under = |text: &str| {
+        write(text);
+        let before = clamps(&world).len();
+        world.table.callers.reload([&file]).unwrap();
+        world.run(crate::world::TICK);
+        let count = |world: &World| {
+            let counts = world.table.caller("checkout").counts;
+            [counts.refused, counts.would_refuse].map(|by| by[Reason::Runaway])
+        };
+        let start = count(&world);
+        world.run(seconds(10));
+        let end = count(&world);
+        let said = clamps(&world).into_iter().skip(before);
+        let said: Vec<_> = said.map(|said| said.1).collect();
+        (said, [end[0] > start[0], end[1] > start[1]])
+    };
+    let is = |said: &[String], start: &str, end: &str| {
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].starts_with(start) && said[0].ends_with(end),
+            "{said:?}"
+        );
+    };
+    let (said, counted) = under("[on_runaway]\nclamp = 2\nmode = \"shadow\"\n");
+    is(&said, "runaway clamped to ", " in shadow");
+    assert_eq!(counted, [false, true]);
+    let (said, counted) = under("[on_runaway]\nclamp = 2\nmode = \"enforce\"\n");
+    is(&said, "runaway clamped to 1", "");
+    assert_eq!(counted, [true, false]);
+    // Another factor.
+    let (said, counted) = under("[on_runaway]\nclamp = 4\nmode = \"enforce\"\n");
+    is(&said, "runaway clamped to 3", "");
+    assert_eq!(counted, [true, false]);
+    let (said, counted) = under("");
+    is(&said, "runaway clamp ended", "");
+    assert_eq!(counted, [false, false]);
+    std::fs::remove_file(&file).unwrap();
+}
