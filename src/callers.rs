@@ -254,8 +254,11 @@ impl Callers {
 
     /// Announces that a caller will send up to `factor` times its usual load for a while: what it does then is said,
     /// with [`Finding::expected`](crate::events::Finding::expected), and wakes nobody. Where it goes on when that is
-    /// over, or becomes more, it is said again, and pages.
+    /// over, or becomes more, it is said again, and pages. A factor that is not finite announces nothing.
     pub fn expect(&self, caller: &str, factor: f64, lasting: Duration) {
+        if !factor.is_finite() {
+            return;
+        }
         let until = self.upkeep.core.ticker.now() + lasting;
         self.upkeep.watch.expect(Expectation {
             caller: caller.to_owned(),

@@ -133,6 +133,8 @@ impl Line {
     /// The quantiles of what came since `before`, if anything did.
     pub(super) fn time(&mut self, before: Option<&Histogram>) {
         let Some(latency) = &self.latency else { return };
+        // The row may have been another caller's in between, and this one has begun anew.
+        let before = before.filter(|before| latency.follows(before));
         let recent = before.map(|before| latency.since(before));
         let of = recent.filter(|recent| recent.count() > 0);
         let of = of.as_ref().unwrap_or(latency);
@@ -147,4 +149,52 @@ fn sum(counts: &[u64; Reason::COUNT]) -> u64 {
 
 fn round(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::record::histogram::HistogramCells;
+
+    fn line(latency: Histogram) -> Line {
+        Line {
+            caller: "a".to_owned(),
+            label: None,
+            provenance: Provenance::Verified,
+            owner: None,
+            contact: None,
+            rate: 0.0,
+            baseline: None,
+            errors: BTreeMap::new(),
+            p50: None,
+            p99: None,
+            in_flight: 0,
+            refused: 0,
+            refused_total: 0,
+            would_refuse_total: 0,
+            started_total: 0,
+            weight: 0.0,
+            latency: Some(latency),
+        }
+    }
+
+    fn latency(requests: usize, took: Duration) -> Histogram {
+        let cells = HistogramCells::default();
+        (0..requests).for_each(|_| cells.record(took, true));
+        let mut read = Histogram::default();
+        cells.read_into(&mut read);
+        read
+    }
+
+    #[test]
+    fn a_caller_whose_row_is_new_is_not_compared_with_the_one_before() {
+        let [fast, slow] = [1, 4_000].map(Duration::from_millis);
+        let mut line = line(latency(5, fast));
+        line.time(Some(&latency(3, fast)));
+        assert!(line.p99.is_some_and(|p99| p99 < 0.01), "{:?}", line.p99);
+        line.time(Some(&latency(900, slow)));
+        assert!(line.p99.is_some_and(|p99| p99 < 0.01), "{:?}", line.p99);
+    }
 }

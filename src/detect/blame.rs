@@ -23,7 +23,7 @@ impl Detector {
         alarm: &Alarm,
         out: &mut Vec<Event>,
     ) {
-        let harm = self.harm(self.callers.get(id.slot as usize));
+        let harm = self.harm(self.state(id));
         // What began before there was a past is part of it, unless it does harm.
         let early = self.clock - f64::from(alarm.age) < WARM;
         if (early && harm < Harm::Harmed) || self.episodes.len() >= MOST_EPISODES {
@@ -49,7 +49,7 @@ impl Detector {
             deploy: self.deploys.explaining(&name, since),
             since,
         };
-        if let Some(state) = self.callers.get_mut(id.slot as usize) {
+        if let Some(state) = self.state_mut(id) {
             state.alarms |= alarm.signal.bit();
         }
         self.blame(id, &mut event);
@@ -61,8 +61,7 @@ impl Detector {
     /// Fills in who and what explains the change, as it looks now.
     pub(super) fn blame(&self, id: CallerId, event: &mut Event) {
         event.factor = (event.baseline > 0.0).then(|| event.observed / event.baseline);
-        let state = self.callers.get(id.slot as usize);
-        let (Some(state), Some(signal)) = (state, event.signal) else {
+        let (Some(state), Some(signal)) = (self.state(id), event.signal) else {
             return;
         };
         let learned = state.errors.learned();

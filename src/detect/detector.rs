@@ -7,7 +7,7 @@ use super::event::{Event, Signal};
 use super::fade::Fades;
 use super::math::smooth;
 use super::memory::Unclaimed;
-use super::observe::{Load, Observed, Row, Tick};
+use super::observe::{CallerId, Load, Observed, Row, Tick};
 use super::rate::Rate;
 use super::service::{Pace, SLOW_SERVICE, Service};
 use super::state::State;
@@ -73,6 +73,18 @@ impl Detector {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What is known of a caller, unless its place has another one by now.
+    pub(super) fn state(&self, id: CallerId) -> Option<&State> {
+        let state = self.callers.get(id.slot as usize)?;
+        (state.generation == id.generation && !state.is_free()).then_some(state)
+    }
+
+    /// The same, to change it.
+    pub(super) fn state_mut(&mut self, id: CallerId) -> Option<&mut State> {
+        let state = self.callers.get_mut(id.slot as usize)?;
+        (state.generation == id.generation && !state.is_free()).then_some(state)
     }
 
     /// Tells that a caller has deployed a version.

@@ -12,10 +12,7 @@ impl Detector {
         let mut episodes = std::mem::take(&mut self.episodes);
         episodes.retain_mut(|episode| {
             let names = episode.signal == Signal::Names;
-            let state = self
-                .callers
-                .get(episode.id.slot as usize)
-                .filter(|s| !names && s.generation == episode.id.generation);
+            let state = self.state(episode.id).filter(|_| !names);
             let world = self.world;
             let (over, calm) = match (state, episode.signal) {
                 (_, Signal::Names) => (self.young.is_over(&world), self.young.is_calm(&world)),
@@ -62,7 +59,7 @@ impl Detector {
             out.push(event);
             if names {
                 self.young.end(false);
-            } else if let Some(s) = self.callers.get_mut(episode.id.slot as usize) {
+            } else if let Some(s) = self.state_mut(episode.id) {
                 s.alarms &= !episode.signal.bit();
                 let accepted = course == Course::Accepted;
                 match episode.signal {
@@ -83,5 +80,99 @@ impl Detector {
             false
         });
         self.episodes = episodes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::episode::{Alarm, Episode};
+    use super::super::event::Harm;
+    use super::super::observe::{CallerId, Load, Observed, RouteDelta, Row, Tick};
+    use super::*;
+    use crate::caller::Provenance;
+    use crate::clock::Timestamp;
+    use crate::outcome::Class;
+
+    const BEFORE: CallerId = CallerId {
+        slot: 0,
+        generation: 0,
+    };
+    const NOW: CallerId = CallerId {
+        slot: 0,
+        generation: 1,
+    };
+
+    fn open(detector: &mut Detector, id: CallerId) {
+        let alarm = Alarm {
+            signal: Signal::Rate,
+            class: None,
+            baseline: 1.0,
+            observed: 10.0,
+            age: 0.0,
+        };
+        let said = Event {
+            id: u64::from(id.generation),
+            t: detector.now,
+            kind: Kind::RunawayStarted,
+            caller: Some("a".into()),
+            provenance: None,
+            signal: Some(Signal::Rate),
+            route: None,
+            class: Some(Class::Ok),
+            factor: None,
+            baseline: 1.0,
+            observed: 10.0,
+            share_of_rise: None,
+            harm: Harm::None,
+            deploy: None,
+            since: detector.now,
+        };
+        let episode = Episode::open(id, "a".into(), &alarm, said, false);
+        detector.episodes.push(episode);
+        if let Some(state) = detector.state_mut(id) {
+            state.alarms |= Signal::Rate.bit();
+        }
+    }
+
+    #[test]
+    fn what_ends_for_one_who_is_gone_changes_nothing_for_the_one_in_its_place() {
+        let mut delta = RouteDelta {
+            route: 7,
+            service_time: 0.1,
+            ..RouteDelta::default()
+        };
+        delta.by_class[Class::Ok.index()] = 10;
+        let routes = [delta];
+        let callers = [Observed {
+            id: NOW,
+            name: "b",
+            provenance: Provenance::Verified,
+            row: Row::Caller,
+            started: 10,
+            new_names: 0,
+            in_flight: 0,
+            busy: 0.1,
+            routes: &routes,
+        }];
+        let (mut detector, mut out) = (Detector::new(), Vec::new());
+        for second in 0..46 {
+            let tick = Tick {
+                now: Timestamp::from_secs(1_000_000 + second),
+                load: Load::default(),
+                callers: &callers,
+            };
+            detector.tick(&tick, &mut out);
+            if second == 10 {
+                open(&mut detector, BEFORE);
+                assert_eq!(detector.state(NOW).map(|state| state.alarms), Some(0));
+            } else if second == 20 {
+                open(&mut detector, NOW);
+            }
+        }
+        let ended = out.iter().find(|event| event.kind == Kind::RunawayEnded);
+        assert!(ended.is_some_and(|ended| ended.id == 0 && ended.route.is_none()));
+        let state = detector.state(NOW);
+        assert_eq!(detector.episodes.len(), 1);
+        assert_eq!(state.map(|state| state.alarms), Some(Signal::Rate.bit()));
     }
 }

@@ -40,10 +40,7 @@ impl Detector {
     /// How a caller stands; `None` where it is not known.
     #[must_use]
     pub fn standing(&self, id: CallerId) -> Option<Standing> {
-        let state = self.callers.get(id.slot as usize)?;
-        if state.is_free() || state.generation != id.generation {
-            return None;
-        }
+        let state = self.state(id)?;
         let active = self
             .callers
             .iter()
@@ -66,7 +63,7 @@ impl Detector {
     #[must_use]
     pub fn factor(&self, id: u64) -> Option<f64> {
         let episode = self.episodes.iter().find(|e| e.said.id == id)?;
-        let state = self.callers.get(episode.id.slot as usize)?;
+        let state = self.state(episode.id)?;
         let lately = match episode.signal {
             Signal::Rate => state.rate.lately(),
             Signal::InFlight => state.hold.lately(),

@@ -199,10 +199,10 @@ impl Pin {
         self
     }
 
-    /// When it happened, in Unix seconds.
+    /// When it happened, in Unix seconds; a time that is not finite is none.
     #[must_use]
     pub fn at(mut self, t: f64) -> Self {
-        self.at = Some(t);
+        self.at = t.is_finite().then_some(t);
         self
     }
 }

@@ -181,6 +181,13 @@ impl Histogram {
         delta
     }
 
+    /// Whether this can be a later reading of the same cells.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn follows(&self, earlier: &Self) -> bool {
+        let mut cells = self.buckets.iter().zip(&earlier.buckets);
+        cells.all(|(now, then)| now >= then)
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += theirs;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Watch;
 use super::changes::{OwnChange, ours, pin_of};
 use super::feed::Feed;
-use super::past::Done;
+use super::past::{Done, Past};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::events::{Pattern, Pin};
@@ -124,7 +124,8 @@ pub struct Culprit {
     /// How sure it is that the caller rose at all, from 0 to 1: that its own burstiness explains the rise is less
     /// likely than `1 - sure` (Chernoff's bound for counts as bursty as its past).
     pub sure: f64,
-    /// The route that explains at least 60 % of its change.
+    /// The route that explains at least 60 % of its change. What was on which route is known for twenty minutes: of
+    /// longer windows the part within them is compared, and none is named where nothing of the time before is.
     pub route: Option<Arc<str>>,
     /// The class that explains at least half of its change.
     pub class: Option<Class>,
@@ -210,11 +211,8 @@ impl Spans {
         let after = window.after.as_secs().clamp(1, end.max(1));
         let fine = after <= FINE as u64 - 5;
         let floor = |second: u64| second - second % STEP;
-        let from = if fine {
-            end - after
-        } else {
-            floor(end - after)
-        };
+        let from = end.saturating_sub(after);
+        let from = if fine { from } else { floor(from) };
         let to = floor(from);
         let before = window.before.as_secs().max(STEP);
         let first = born.next_multiple_of(STEP);
@@ -291,16 +289,20 @@ impl Suspect {
         classes().find(|class| all > 0.0 && change(class) >= CLASS * all)
     }
 
-    /// The route of most of the change.
+    /// The route of most of the change, of which routes remember less than callers do.
     fn route(&self, measure: Measure, feed: &Feed, spans: Spans) -> Option<Arc<str>> {
         let span = |(from, to): (u64, u64)| (from as f64, to as f64);
+        let first = Past::reaches_back_to(spans.after.1);
+        let known = |(from, to): (u64, u64)| (from.max(first).min(to), to);
         let begin = spans.after.0 - spans.after.0 % STEP;
-        let after = (begin, spans.after.1);
+        let (before, after) = (known(spans.before), known((begin, spans.after.1)));
+        if before.0 == before.1 && spans.before.0 < spans.before.1 {
+            return None;
+        }
         let seconds = |(from, to): (u64, u64)| (to - from).max(1) as f64;
-        let done = feed.done(&self.entry, span(spans.before), span(after));
-        let change = |before: &Done, now: &Done| {
-            let change =
-                now.of(measure) / seconds(after) - before.of(measure) / seconds(spans.before);
+        let done = feed.done(&self.entry, span(before), span(after));
+        let change = |was: &Done, now: &Done| {
+            let change = now.of(measure) / seconds(after) - was.of(measure) / seconds(before);
             change.max(0.0)
         };
         let all: f64 = done
@@ -423,6 +425,10 @@ mod tests {
         let spans = Spans::new(Window::last(Duration::ZERO), Timestamp::from_secs(3), 3);
         assert_eq!(spans.after, (2, 3));
         assert!(spans.before.0 <= spans.before.1);
+        for now in 0..3 {
+            let spans = Spans::new(Window::last(Duration::MAX), Timestamp::from_secs(now), now);
+            assert_eq!((spans.before, spans.after), ((0, 0), (0, now)));
+        }
     }
 
     #[test]

@@ -186,13 +186,8 @@ impl Feed {
         before: (f64, f64),
         after: (f64, f64),
     ) -> Vec<(Option<Arc<str>>, Done, Done)> {
-        let slot = entry.watched.load(Ordering::Relaxed);
-        let seen = self.seen.get(slot as usize).filter(|seen| {
-            seen.entry
-                .as_ref()
-                .is_some_and(|own| Arc::ptr_eq(own, entry))
-        });
-        let routes = seen.map_or(&[][..], |seen| &seen.routes);
+        let seen = self.seen(entry);
+        let routes = seen.map_or(&[][..], |(_, seen)| &seen.routes);
         let done = routes.iter().map(|route| {
             let before = route.past.within(before.0, before.1);
             let after = route.past.within(after.0, after.1);
@@ -201,10 +196,18 @@ impl Feed {
         done.collect()
     }
 
+    /// Where an entry is kept, if it still is.
+    fn seen(&self, entry: &Arc<Entry>) -> Option<(u32, &Seen)> {
+        let slot = entry.watched.load(Ordering::Relaxed);
+        let seen = self.seen.get(slot as usize)?;
+        let own = seen.entry.as_ref()?;
+        Arc::ptr_eq(own, entry).then_some((slot, seen))
+    }
+
     /// The detector's name for an entry.
     pub(super) fn id(&self, entry: Option<&Arc<Entry>>) -> Option<CallerId> {
-        let slot = entry?.watched.load(Ordering::Relaxed);
-        let generation = self.seen.get(slot as usize)?.generation;
+        let (slot, seen) = self.seen(entry?)?;
+        let generation = seen.generation;
         Some(CallerId { slot, generation })
     }
 
@@ -473,4 +476,25 @@ fn since(now: &Totals, then: &Totals) -> Totals {
         *count = now.by_class[class].saturating_sub(then.by_class[class]);
     }
     delta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::{Caller, Source};
+
+    #[test]
+    fn an_entry_is_not_taken_for_the_one_that_has_its_place() {
+        let [here, gone] = ["a", "b"].map(|name| {
+            let caller = Caller::new(name, Provenance::Claimed, Source::Header, 1);
+            let entry = Entry::new(caller, Trust::Weaker, false, Timestamp::ZERO);
+            entry.watched.store(0, Ordering::Relaxed);
+            Arc::new(entry)
+        });
+        let mut feed = Feed::default();
+        feed.seen.push(Seen::default());
+        feed.seen[0].entry = Some(Arc::clone(&here));
+        assert!(feed.id(Some(&here)).is_some());
+        assert_eq!(feed.id(Some(&gone)), None);
+    }
 }

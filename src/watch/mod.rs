@@ -87,8 +87,9 @@ impl Watch {
     }
 
     /// Says that a caller has changed something, or that we have. Deploys are evidence.
-    pub(crate) fn pin(&self, core: &Core, pin: Pin, now: Timestamp) -> Arc<Event> {
+    pub(crate) fn pin(&self, core: &Core, mut pin: Pin, now: Timestamp) -> Arc<Event> {
         let now = now.as_secs_f64();
+        pin.at = pin.at.filter(|at| at.is_finite());
         self.learn(core, &pin, pin.at.unwrap_or(now));
         self.say_pin(Kind::Pin, now, pin)
     }

@@ -63,6 +63,11 @@ impl Past {
         step.millis = step.millis.saturating_add(millis);
     }
 
+    /// The first second of which all is still known at `now`, if anything is.
+    pub(super) fn reaches_back_to(now: u64) -> u64 {
+        (now / STEP).saturating_sub(STEPS as u64 - 1) * STEP
+    }
+
     /// What was done in the steps that begin in a span of seconds.
     pub(super) fn within(&self, from: f64, to: f64) -> Done {
         let mut done = Done::default();
@@ -105,5 +110,8 @@ mod tests {
         );
         let all = past.within(0.0, 2e9);
         assert_eq!(all.requests, 3.0 * 1_200.0);
+        let from = Past::reaches_back_to(1_002_999);
+        assert_eq!(past.within(from as f64, 1_003_000.0), all);
+        assert_eq!(Past::reaches_back_to(9), 0);
     }
 }

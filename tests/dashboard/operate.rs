@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use callerid::Mode;
 use callerid::dashboard::{Access, Grant};
-use callerid::events::Kind;
+use callerid::events::{Change, Kind, Pin};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
@@ -612,6 +612,36 @@ async fn incidents_pins_and_brakes_survive_a_restart() {
         let counts = snapshot.caller(caller).unwrap().counts;
         assert_eq!(counts.by_class.total(), let_in, "{caller}");
     }
+}
+
+#[tokio::test]
+async fn what_is_no_number_is_not_kept_and_what_was_kept_before_can_still_be_read() {
+    let state = State::new("no-number");
+    {
+        let table = state.table();
+        for factor in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            table
+                .callers
+                .expect("checkout", factor, Duration::from_secs(600));
+        }
+        let mut pin = Pin::new(Change::Cache).text("flushed").at(f64::INFINITY);
+        assert_eq!(pin.at, None);
+        pin.at = Some(f64::NAN);
+        table.callers.pin(pin);
+        table
+            .callers
+            .expect("search", 20.0, Duration::from_secs(600));
+        table.pass(5);
+        let so = |kept: &Value| kept["pins"].as_array().is_some_and(|pins| pins.len() == 1);
+        state.until(so).await;
+    }
+    let kept: Value = serde_json::from_slice(&fs::read(&state.0).unwrap()).unwrap();
+    let expected = kept["expected"].as_array().unwrap();
+    assert_eq!(expected.len(), 1, "{kept}");
+    assert_eq!(expected[0]["caller"], "search");
+    let again = state.table().callers.events();
+    let pin = again.iter().find(|event| event.kind == Kind::Pin).unwrap();
+    assert_eq!(pin.pin().unwrap().text.as_deref(), Some("flushed"));
 }
 
 #[tokio::test]

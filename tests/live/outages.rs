@@ -252,6 +252,29 @@ fn blame_adds_up_and_names_who_where_what_and_after_which_change() {
 }
 
 #[test]
+fn over_long_windows_the_route_that_rose_is_named_and_not_the_one_that_was_always_busy() {
+    let mut world = World::new(|builder| builder);
+    world.run(seconds(2_700));
+    let orders = Load {
+        route: "/v1/orders",
+        ..Load::new("checkout", 5.0)
+    };
+    world.loads.push(orders);
+    world.run(seconds(900));
+    let route = |last: u64, before: u64| {
+        let window = Window::last(seconds(last)).against(seconds(before));
+        let blame = world.table.callers.blame(window);
+        let first = blame.requests.culprits.into_iter().next().unwrap();
+        assert_eq!(first.caller, "checkout");
+        first.route
+    };
+    let orders = Some("GET /v1/orders".into());
+    // Of the time before, routes remember five minutes of thirty; then nothing.
+    assert_eq!(route(900, 1_800), orders);
+    assert_eq!(route(1_500, 1_500), None);
+}
+
+#[test]
 fn the_report_has_what_the_post_mortem_asks_for_and_stays_when_the_series_are_gone() {
     let mut world = World::new(|builder| builder);
     world.loads.push(Load {
