@@ -25,6 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let fleet = Fleet::new(name.ok_or(USAGE)?);
         let redis = std::env::var("REDIS_URL").map_err(|error| format!("REDIS_URL: {error}"))?;
         StatusPage::of_fleet(&fleet.redis(redis))?
+    } else if first.to_string_lossy().starts_with('-') {
+        return Err(USAGE.into());
     } else {
         StatusPage::new(first)
     };

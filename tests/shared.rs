@@ -627,6 +627,7 @@ fn the_status_alone_outlives_the_service_in_the_redis_of_its_fleet() {
 fn a_status_of_a_fleet_without_a_redis_is_an_error_that_shows_no_password() {
     for (args, url, said) in [
         (&["--fleet"][..], "redis://127.0.0.1:1", "usage: status"),
+        (&["--help"], "redis://127.0.0.1:1", "usage: status"),
         (
             &["--fleet", "two words"],
             "redis://127.0.0.1:1",
