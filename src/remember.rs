@@ -305,6 +305,18 @@ impl Upkeep {
             .collect()
     }
 
+    /// Keeps what has changed, now. What replicas share is told by the next tick.
+    pub(crate) fn remember_now(&self) -> io::Result<()> {
+        #[cfg(feature = "redis")]
+        if self.keeper.board().is_some() {
+            return Ok(());
+        }
+        match self.said(self.core.ticker.now()) {
+            Some(said) if self.keeper.has_file() => keep(&self.keeper, &said),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps what has changed since the last time, on a thread of its own: a disk that hangs stalls nothing.
     pub(crate) fn remember(&self) {
         #[cfg(feature = "redis")]
@@ -326,13 +338,7 @@ impl Upkeep {
         }
         let keeper = Arc::clone(&self.keeper);
         let write = move || {
-            let kept = keeper.change(|kept| {
-                let said = said.clone();
-                (kept.brakes, kept.pins) = (said.brakes, said.pins);
-                (kept.expected, kept.hands) = (said.expected, said.hands);
-                Ok::<_, io::Error>(())
-            });
-            if let Err(error) = kept {
+            if let Err(error) = keep(&keeper, &said) {
                 keeper.say_once(&error);
             }
             keeper.end();
@@ -342,6 +348,15 @@ impl Upkeep {
             self.keeper.end();
         }
     }
+}
+
+fn keep(keeper: &Keeper, said: &Kept) -> io::Result<()> {
+    keeper.change(|kept| {
+        let said = said.clone();
+        (kept.brakes, kept.pins) = (said.brakes, said.pins);
+        (kept.expected, kept.hands) = (said.expected, said.hands);
+        Ok(())
+    })
 }
 
 /// The latest pins of callers and of people; our own start is said anew.

@@ -202,6 +202,13 @@ pub(super) fn act(action: &str, callers: &Callers, body: &Bytes) -> Result<Value
         _ => return Err(Problem::not_found("there is no such action")),
     }
     if let Some(answer) = answer.as_object_mut() {
+        // These hold all the same: somebody needs them now, and a tick writes them as soon as it can.
+        if ["expect", "ack", "pin"].contains(&action)
+            && let Err(error) = callers.upkeep().remember_now()
+        {
+            let problem = ChangeError::from(error).to_string();
+            answer.insert("not_kept".to_owned(), problem.into());
+        }
         let scope = if shared { callers.scope() } else { "replica" };
         let instance = &*callers.upkeep().watch.log.instance;
         answer.insert("scope".to_owned(), scope.into());

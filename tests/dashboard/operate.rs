@@ -735,6 +735,21 @@ async fn a_state_file_that_cannot_be_written_leaves_all_as_it_was() {
     assert_eq!(act(&page, "clamp", clamp(false)).await.status, 200);
     table.send("x-client-id", "checkout", 200, 20).await;
     assert_eq!(refused(&table), 15);
+    // Nor does what is said, which is told to be forgotten by a restart.
+    let pin = json!({"pin": "flag", "text": "new cache"});
+    let expect = json!({"caller": "checkout", "factor": 3.0, "seconds": 60});
+    for (action, body) in [("pin", &pin), ("expect", &expect)] {
+        let answer = act(&page, action, body.clone()).await;
+        assert_eq!(answer.status, 200, "{action}");
+        let told = answer.json()["not_kept"].to_string();
+        assert!(told.contains("could not be written"), "{action}: {told}");
+    }
+    assert_eq!(fs::read(&state.0).unwrap(), written);
+    fs::remove_dir(state.0.with_file_name("state.json.draft")).unwrap();
+    let answer = act(&page, "pin", pin).await.json();
+    assert!(answer["not_kept"].is_null(), "{answer}");
+    let kept = fs::read_to_string(&state.0).unwrap();
+    assert_eq!(kept.matches("new cache").count(), 2, "{kept}");
 }
 
 #[tokio::test]

@@ -286,7 +286,8 @@ export class Brake {
       const answer = await post(path, body);
       const where = answer.scope === "fleet" ? "on all replicas" : `on this replica only (${answer.instance})`;
       const idly = idle(answer.mode);
-      say(`Done, ${where}${idly && path.match(/clamp|block/) ? `; but ${idly}` : ""}.`);
+      const until = answer.not_kept ? `; but until the next restart only: ${answer.not_kept}` : "";
+      say(`Done, ${where}${idly && path.match(/clamp|block/) ? `; but ${idly}` : until}.`);
       byId("dialog").close();
       this.done();
     } catch (problem) {
