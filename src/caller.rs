@@ -176,7 +176,7 @@ impl Caller {
         Self::new(UNKNOWN, Provenance::Unknown, Source::None, 0)
     }
 
-    /// The caller's name: 1 to 64 bytes of visible ASCII.
+    /// The caller's name: 1 to 64 bytes of visible ASCII; of a claim to a proven name `claimed:` and that name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name

@@ -57,10 +57,10 @@
 //! quota ([`Quota`]), a person's clamp, what it has in flight, the total of its provenance, what is known to be spent of
 //! a quota that a fleet shares, the brake on a runaway, the service's [`Ceiling`]; and at last the fleet is asked, since
 //! that may wait. A [`Policy`] is found field by field: by caller, tier, provenance, default. Requests without
-//! identity are refused only by a policy for [`Provenance::Unknown`]. What is refused is answered with 429, or
-//! status 8 over gRPC, without reading the body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of
-//! its caller. A refusal takes nothing from any limit. [`Callers::set_mode`] is the switch;
-//! [`Callers::clamp`] is for an incident.
+//! identity are refused by a policy for [`Provenance::Unknown`], by the ceiling, and while a person holds
+//! `__unknown__`; by nothing else. What is refused is answered with 429, or status 8 over gRPC, without reading the
+//! body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of its caller. A refusal takes nothing from any
+//! limit. [`Callers::set_mode`] is the switch; [`Callers::clamp`] is for an incident.
 //!
 //! # Who did it
 //!

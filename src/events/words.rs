@@ -127,6 +127,7 @@ impl Harm {
 /// A version change of a caller.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct Deploy {
     /// What was deployed.
     pub version: Arc<str>,
