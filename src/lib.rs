@@ -58,9 +58,9 @@
 //! a quota that a fleet shares, the brake on a runaway, the service's [`Ceiling`]; and at last the fleet is asked, since
 //! that may wait. A [`Policy`] is found field by field: by caller, tier, provenance, default. Requests without
 //! identity are refused by a policy for [`Provenance::Unknown`], by the ceiling, and while a person holds
-//! `__unknown__`; by nothing else. What is refused is answered with 429, or status 8 over gRPC, without reading the
-//! body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of its caller. A refusal takes nothing from any
-//! limit. [`Callers::set_mode`] is the switch; [`Callers::clamp`] is for an incident.
+//! `__unknown__`; by nothing else. What is refused is answered with 429, or status 8 over gRPC, without waiting
+//! for the body ([`Refusal`]), and counted apart ([`Reason`]): never as an error of its caller. A refusal takes nothing
+//! from any limit. [`Callers::set_mode`] is the switch; [`Callers::clamp`] is for an incident.
 //!
 //! # Who did it
 //!

@@ -230,6 +230,7 @@ impl Upkeep {
 
     pub(crate) fn tick(&self, now: Timestamp) {
         self.core.admission.tick(now);
+        self.core.left_alone.sweep(now);
         self.watch.tick(&self.core, now);
         self.roll(now);
         #[cfg(all(feature = "dashboard", feature = "redis"))]

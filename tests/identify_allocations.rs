@@ -16,7 +16,7 @@ const LONG: usize = 10 << 20;
 
 /// How often a request with this header makes `source` allocate, and the name that it answers.
 fn allocations(source: &dyn Identify, header: &str, value: &str) -> (u64, String) {
-    let mut request = Request::new(());
+    let mut request = Request::new(String::new());
     let name = HeaderName::from_bytes(header.as_bytes()).unwrap();
     let value = HeaderValue::from_str(value).unwrap();
     request.headers_mut().insert(name, value);

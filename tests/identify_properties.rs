@@ -21,8 +21,8 @@ struct Subject(String);
 
 const PROXY: &str = "10.0.0.9";
 
-fn request(peer: &str, lines: &[(&str, Vec<u8>)]) -> Request<()> {
-    let mut request = Request::new(());
+fn request(peer: &str, lines: &[(&str, Vec<u8>)]) -> Request<String> {
+    let mut request = Request::new(String::new());
     request.extensions_mut().insert(Peer(peer.parse().unwrap()));
     for (name, value) in lines {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();

@@ -256,7 +256,7 @@ fn run(requests: &[Sent], length: f64, replicas: usize, split: Split) -> Course 
                         .header("x-client-id", format!("client-{}", of.client))
                         .header("x-route", format!("/v1/route-{}", of.route))
                         .header("x-status", status(of.class))
-                        .body(())
+                        .body(String::new())
                         .unwrap();
                     let response = now(fleet[replica].service.call(request)).unwrap();
                     bodies.insert(k, response);

@@ -13,7 +13,7 @@ use axum::http::{Request, Response, StatusCode};
 use callerid::clock::MonotonicClock;
 use callerid::{Builder, Callers, Clock, Timestamp};
 use futures_util::FutureExt as _;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, Service, service_fn};
 
 use crate::traffic::{TEAMS, agent};
@@ -52,9 +52,10 @@ pub(crate) fn learn(builder: Builder) -> Result<Vec<u8>, crate::Error> {
 fn play(callers: &Callers, clock: &Rehearsal, begin: Timestamp) {
     let mut service = callers
         .layer()
-        .layer(service_fn(async |request: Request<StatusCode>| {
+        .layer(service_fn(async |request: Request<Empty<Bytes>>| {
             let mut response = Response::new(Full::new(Bytes::from_static(b"x")));
-            *response.status_mut() = *request.body();
+            let status = request.extensions().get::<StatusCode>().copied();
+            *response.status_mut() = status.unwrap_or_default();
             Ok::<_, Infallible>(response)
         }));
     let calls: Vec<_> = TEAMS
@@ -92,11 +93,12 @@ fn play(callers: &Callers, clock: &Rehearsal, begin: Timestamp) {
             .method(method)
             .uri(path)
             .header("user-agent", agent(name, None))
-            .extension(Template(template));
+            .extension(Template(template))
+            .extension(status);
         if let Some(name) = name {
             request = request.header("x-client-id", name);
         }
-        let Ok(request) = request.body(status) else {
+        let Ok(request) = request.body(Empty::new()) else {
             continue;
         };
         if let Some(Ok(response)) = service.call(request).now_or_never() {

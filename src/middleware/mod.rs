@@ -8,6 +8,6 @@ pub mod propagate;
 mod service;
 
 pub use self::body::ResponseBody;
-pub use self::future::ResponseFuture;
+pub use self::future::{MayWait, ResponseFuture};
 pub use self::layer::CallerLayer;
 pub use self::service::CallerService;

@@ -7,8 +7,8 @@ use http_body::Body;
 use tower::Service;
 
 use super::body::ResponseBody;
-use super::future::ResponseFuture;
-use crate::pipeline::{Entrance, Open};
+use super::future::{MayWait, ResponseFuture};
+use crate::pipeline::{Entrance, Open, Unread, is_coming};
 use crate::upkeep::Upkeep;
 
 /// The service of [`CallerLayer`](super::CallerLayer). Errors are the inner service's own, readiness is forwarded
@@ -33,6 +33,8 @@ impl<S> CallerService<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CallerService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S::Future: MayWait,
+    ReqBody: Body + Send + 'static,
     ResBody: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<ResBody>>;
@@ -48,8 +50,19 @@ where
         let mut open = match self.upkeep.core.admit(&mut request) {
             Entrance::Pass => Open::NONE,
             Entrance::Open(open) => open,
-            Entrance::Refused(response) => return ResponseFuture::refused(response),
+            Entrance::Refused(reply) => {
+                if is_coming(&request) {
+                    let unread = Unread::new(request, &self.upkeep.core);
+                    return ResponseFuture::refused(reply, Some(unread));
+                }
+                return ResponseFuture::refused(reply, None);
+            }
         };
+        #[cfg(feature = "redis")]
+        if open.get().is_some_and(|ticket| ticket.waits()) && is_coming(&request) {
+            let inner = Box::pin(open.guard(|| self.inner.call(request)));
+            return ResponseFuture::waiting(inner, open, Arc::clone(&self.upkeep.core));
+        }
         let inner = open.guard(|| self.inner.call(request));
         ResponseFuture::new(inner, open)
     }

@@ -10,6 +10,7 @@ mod open;
 pub(crate) mod paths;
 mod standing;
 mod ticket;
+mod unread;
 #[cfg(feature = "redis")]
 mod waiting;
 
@@ -31,6 +32,8 @@ use self::paths::Paths;
 use self::standing::InForce;
 pub(crate) use self::standing::Standing;
 use self::ticket::Ticket;
+use self::unread::LeftAlone;
+pub(crate) use self::unread::{Unread, is_coming};
 #[cfg(feature = "redis")]
 use self::waiting::Waiting;
 use crate::admit::{Admission, Ask, Denial, Form, Gate, Reply, Seat, Subject, Verdict};
@@ -73,6 +76,7 @@ pub(crate) struct Core {
     /// The header that tells a caller's version, instead of `User-Agent`.
     pub(crate) version_header: Option<HeaderName>,
     pub(crate) paths: Paths,
+    pub(crate) left_alone: LeftAlone,
     grpc_routes: GrpcRoutes,
     hook_panicked: AtomicBool,
 }
@@ -108,6 +112,7 @@ impl Core {
             admission,
             version_header: None,
             paths: Paths::default(),
+            left_alone: LeftAlone::default(),
             grpc_routes: GrpcRoutes::default(),
             hook_panicked: AtomicBool::new(false),
         }

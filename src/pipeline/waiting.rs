@@ -30,6 +30,12 @@ impl Ticket {
         self.rare().waiting = Some(waiting);
     }
 
+    pub(crate) fn waits(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.waiting.is_some())
+    }
+
     /// Waits for the fleet, where the request has to; then the answer, if it is refused.
     #[inline]
     pub(crate) fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {

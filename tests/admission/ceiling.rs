@@ -291,7 +291,7 @@ fn an_adaptive_ceiling_is_shown_and_refuses_nothing() {
     );
     let slow = |millis: u64| {
         let inner = rig.clock.clone();
-        let service = tower::service_fn(move |_: http::Request<()>| {
+        let service = tower::service_fn(move |_: http::Request<String>| {
             inner.advance(std::time::Duration::from_millis(millis));
             let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));
             async { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }

@@ -53,7 +53,7 @@ fn the_whole_file_is_understood() {
             .is_none()
     );
     assert_eq!(rig.callers.snapshot().ceiling.unwrap().max_in_flight, 512);
-    let anonymous = || http::Request::get("/").body(()).unwrap();
+    let anonymous = || http::Request::get("/").body(String::new()).unwrap();
     let admitted = (0..300).filter(|_| rig.ask(anonymous()).0 == 200).count();
     assert_eq!(admitted, 300);
     assert_eq!(rig.counts("__unknown__").would_refuse[Reason::Quota], 100);
@@ -310,7 +310,10 @@ max_streams = 1
                     name: &dyn Fn(usize) -> String| {
         let admitted = (0..requests).filter(|number| {
             let request = http::Request::builder().method(method).uri(path);
-            let request = request.header(header, name(*number)).body(()).unwrap();
+            let request = request
+                .header(header, name(*number))
+                .body(String::new())
+                .unwrap();
             rig.ask(request).0 == 200
         });
         admitted.count()
@@ -331,7 +334,7 @@ max_streams = 1
     let claims = |number| format!("claimed-by-{number}");
     assert_eq!(admitted(9, "GET", "/", "x-claimed", &claims), 3);
     // A stream leaves its place to a request after ten seconds.
-    let inner = tower::service_fn(async |_: http::Request<()>| {
+    let inner = tower::service_fn(async |_: http::Request<String>| {
         Ok::<_, std::convert::Infallible>(http::Response::new(crate::in_flight::Endless))
     });
     let mut service = rig.callers.layer().layer(inner);

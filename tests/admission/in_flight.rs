@@ -44,7 +44,7 @@ fn a_stream_leaves_the_counts_after_ten_seconds_while_there_is_room_for_streams(
         let policy = Policy::new().max_in_flight(2).max_streams(1);
         builder.default_policy(policy).ceiling(9)
     });
-    let inner = tower::service_fn(async |_: Request<()>| {
+    let inner = tower::service_fn(async |_: Request<String>| {
         Ok::<_, std::convert::Infallible>(http::Response::new(Endless))
     });
     let mut service = rig.callers.layer().layer(inner);
@@ -79,7 +79,7 @@ fn without_a_number_of_streams_they_leave_the_ceiling_and_stay_the_callers() {
     use http_body_util::BodyExt;
     use tower::{Layer, Service};
     let rig = Rig::new(|builder| builder.max_in_flight(2).ceiling(9));
-    let inner = tower::service_fn(async |_: Request<()>| {
+    let inner = tower::service_fn(async |_: Request<String>| {
         Ok::<_, std::convert::Infallible>(http::Response::new(Endless))
     });
     let mut service = rig.callers.layer().layer(inner);
@@ -109,7 +109,7 @@ fn a_late_identity_takes_its_place_in_flight_along() {
     use callerid::CallerSlot;
     use tower::{Layer, Service};
     let rig = Rig::new(|builder| builder.max_in_flight(1).ceiling(9).late_identity());
-    let inner = tower::service_fn(async |request: Request<()>| {
+    let inner = tower::service_fn(async |request: Request<String>| {
         let slot = request.extensions().get::<CallerSlot>().unwrap();
         slot.verified("late").unwrap();
         let body = http_body_util::Full::new(bytes::Bytes::from_static(b"ok"));

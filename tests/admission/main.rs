@@ -15,3 +15,4 @@ mod shadow;
 mod sockets;
 mod support;
 mod switch;
+mod unread;

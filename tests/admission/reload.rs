@@ -145,7 +145,12 @@ fn a_reload_rotates_api_keys() {
     let scrape = Scrape::new();
     let used = || scrape.of(&rig, "callerid_api_key_last_used_timestamp_seconds");
     let ask = |key: &str| {
-        rig.ask(Request::get("/").header("x-api-key", key).body(()).unwrap());
+        rig.ask(
+            Request::get("/")
+                .header("x-api-key", key)
+                .body(String::new())
+                .unwrap(),
+        );
         rig.callers
             .snapshot()
             .caller("a")
@@ -173,7 +178,11 @@ fn a_reload_takes_the_exempt_paths_and_gives_the_programs_own_back() {
     let file = File::new("exempt = [\"/ping\"]\n[default]\nquota = \"1/h\"\n");
     let rig = rig(&file);
     let statuses = |path: &str| {
-        let ask = || Request::get(path).header("x-client-id", "a").body(());
+        let ask = || {
+            Request::get(path)
+                .header("x-client-id", "a")
+                .body(String::new())
+        };
         [rig.ask(ask().unwrap()).0, rig.ask(ask().unwrap()).0]
     };
     assert_eq!(

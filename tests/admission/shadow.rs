@@ -174,7 +174,9 @@ fn play(rig: &Rig, steps: &[Step], refused: fn(&Counts) -> &ByReason) -> Vec<Opt
         } else {
             "x-claimed"
         };
-        let request = http::Request::get(step.path).header(header, name).body(());
+        let request = http::Request::get(step.path)
+            .header(header, name)
+            .body(String::new());
         let answer = rig.send(request.unwrap());
         held.push_back(step.hold.then_some(answer));
         if held.len() > 12 {

@@ -72,20 +72,22 @@ impl Rig {
         }
     }
 
-    pub fn send(&self, request: Request<()>) -> Answer {
+    pub fn send(&self, request: Request<String>) -> Answer {
         let reached = Arc::clone(&self.reached);
-        let mut service = self
-            .callers
-            .layer()
-            .layer(tower::service_fn(move |_: Request<()>| {
-                reached.fetch_add(1, Ordering::Relaxed);
-                async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok")))) }
-            }));
+        let mut service =
+            self.callers
+                .layer()
+                .layer(tower::service_fn(move |_: Request<String>| {
+                    reached.fetch_add(1, Ordering::Relaxed);
+                    async {
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                    }
+                }));
         now(service.call(request)).unwrap()
     }
 
     /// Sends a request and reads its answer to the end.
-    pub fn ask(&self, request: Request<()>) -> (u16, String) {
+    pub fn ask(&self, request: Request<String>) -> (u16, String) {
         let response = self.send(request);
         let status = response.status().as_u16();
         (status, text(response))
@@ -123,14 +125,14 @@ pub fn text(response: Answer) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub fn from(caller: &str) -> Request<()> {
+pub fn from(caller: &str) -> Request<String> {
     let request = Request::get("/v1/prices").header("x-client-id", caller);
-    request.body(()).unwrap()
+    request.body(String::new()).unwrap()
 }
 
-pub fn claimed(caller: &str) -> Request<()> {
+pub fn claimed(caller: &str) -> Request<String> {
     let request = Request::get("/v1/prices").header("x-claimed", caller);
-    request.body(()).unwrap()
+    request.body(String::new()).unwrap()
 }
 
 pub fn header<'a>(response: &'a Answer, name: &str) -> Option<&'a str> {

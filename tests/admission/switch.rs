@@ -23,7 +23,7 @@ fn off_is_a_pass_through() {
     assert_eq!(rig.counts("a").started, 3, "nothing is counted");
     let mut service = tower::Layer::layer(
         &rig.callers.layer(),
-        tower::service_fn(async |request: Request<()>| {
+        tower::service_fn(async |request: Request<String>| {
             assert!(request.extensions().get::<callerid::Caller>().is_none());
             Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<
                 bytes::Bytes,

@@ -14,9 +14,10 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::routing::get;
 use balancer::Balancer;
+use bytes::Bytes;
 use callerid::{Callers, Ceiling, Quota, Reason, identify};
-use http::StatusCode;
-use http_body_util::{BodyExt, Empty};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -34,7 +35,7 @@ async fn replica(
     let builder = Callers::builder().identify(identify::header("x-client-id").verified());
     let callers = set(builder).build().unwrap();
     let app = Router::new()
-        .route("/v1/prices", get(async || "ok"))
+        .route("/v1/prices", get(async || "ok").post(async |_: Bytes| "ok"))
         .route("/busy", get(async || StatusCode::SERVICE_UNAVAILABLE))
         .route("/healthz", get(async || "ok"))
         .layer(callers.layer());
@@ -45,7 +46,7 @@ async fn replica(
 }
 
 struct Caller {
-    client: Client<HttpConnector, Empty<bytes::Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
     address: SocketAddr,
     name: String,
 }
@@ -61,9 +62,15 @@ impl Caller {
     }
 
     async fn get(&self, path: &str) -> u16 {
-        let request = http::Request::get(format!("http://{}{path}", self.address))
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> u16 {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
             .header("x-client-id", &self.name)
-            .body(Empty::new());
+            .body(Full::new(body));
         let response = self.client.request(request.unwrap()).await.unwrap();
         let status = response.status().as_u16();
         response.into_body().collect().await.unwrap();
@@ -71,16 +78,19 @@ impl Caller {
     }
 }
 
-/// A flood over many connections, and calm callers beside it, through the balancer. Returns how many of the flood were
-/// refused.
-async fn flood(address: SocketAddr) -> usize {
+/// A flood of requests with a body of so many bytes, over many connections, and calm callers beside it, through the
+/// balancer. Returns how many of the flood were refused.
+async fn flood(address: SocketAddr, bytes: usize) -> usize {
     let mut flood = tokio::task::JoinSet::new();
+    let body = Bytes::from(vec![b'x'; bytes]);
     for _ in 0..AT_ONCE {
+        let body = body.clone();
         flood.spawn(async move {
             let runaway = Caller::new(address, "runaway");
             let mut refused = 0;
             for _ in 0..FLOOD / AT_ONCE {
-                match runaway.get("/v1/prices").await {
+                let method = if bytes > 0 { Method::POST } else { Method::GET };
+                match runaway.send(method, "/v1/prices", body.clone()).await {
                     200 => {}
                     429 => refused += 1,
                     other => panic!("{other} reached the caller"),
@@ -130,7 +140,7 @@ async fn replicas() -> (Vec<SocketAddr>, Vec<Callers>) {
 async fn haproxy_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
     let (addresses, tables) = replicas().await;
     let balancer = Balancer::haproxy(&addresses);
-    let refused = flood(balancer.address).await;
+    let refused = flood(balancer.address, 0).await;
     assert_eq!(refused, FLOOD - 80);
     assert_sent_once(&tables, refused);
     let replicas = balancer.replicas();
@@ -142,22 +152,23 @@ async fn haproxy_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
     }
     // The same balancer does take a replica out for 503s, so that it would have been seen.
     let busy = Caller::new(balancer.address, "busy");
-    for _ in 0..40 {
-        assert_eq!(busy.get("/busy").await, 503);
+    let counted = || {
+        let counts = |replica: &balancer::Replica| replica.times_down + replica.retries > 0;
+        balancer.replicas().iter().any(counts)
+    };
+    for _ in 0..10 {
+        if !counted() {
+            assert_eq!(busy.get("/busy").await, 503);
+        }
     }
-    assert!(
-        balancer
-            .replicas()
-            .iter()
-            .any(|replica| replica.times_down + replica.retries > 0)
-    );
+    assert!(counted());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
     let (addresses, tables) = replicas().await;
     let balancer = Balancer::nginx(&addresses);
-    let refused = flood(balancer.address).await;
+    let refused = flood(balancer.address, 0).await;
     assert_eq!(refused, FLOOD - 80);
     assert_sent_once(&tables, refused);
     assert_eq!(balancer.log(), "");
@@ -173,4 +184,38 @@ async fn nginx_takes_no_replica_out_and_tries_nothing_again_for_a_refusal() {
         "{}",
         balancer.log()
     );
+}
+
+/// Larger than what comes with the head, and than what a balancer keeps in memory.
+const BODIES: [usize; 2] = [20_000, 400_000];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_hears_a_refusal_while_it_still_sends_the_body() {
+    for bytes in BODIES {
+        let (addresses, tables) = replicas().await;
+        let balancer = Balancer::haproxy(&addresses);
+        let refused = flood(balancer.address, bytes).await;
+        assert_eq!(refused, FLOOD - 80);
+        assert_sent_once(&tables, refused);
+        for replica in &balancer.replicas() {
+            assert!(replica.status.starts_with("UP"), "{replica:?}");
+            assert_eq!((replica.times_down, replica.retries), (0, 0), "{replica:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_hears_a_refusal_while_it_still_sends_the_body() {
+    for bytes in BODIES {
+        let (addresses, tables) = replicas().await;
+        let balancer = Balancer::nginx(&addresses);
+        let refused = flood(balancer.address, bytes).await;
+        assert_eq!(refused, FLOOD - 80);
+        assert_sent_once(&tables, refused);
+        let log = balancer.log();
+        let other = log
+            .lines()
+            .find(|line| !line.contains("buffered to a temporary file"));
+        assert_eq!(other, None);
+    }
 }

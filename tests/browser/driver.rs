@@ -33,13 +33,18 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn start() -> Self {
-        let running = Running::start(Command::new("chromedriver").arg("--port=0"));
-        let port = std::iter::from_fn(|| running.line())
-            .find_map(|line| {
+        // Of several that start at once one may find its port taken, and ends.
+        let started = (0..5).find_map(|_| {
+            let running = Running::start(Command::new("chromedriver").arg("--port=0"));
+            let mut lines = std::iter::from_fn(|| running.line());
+            let port = lines.find_map(|line| {
                 let port = line.split("successfully on port ").nth(1)?;
                 port.trim_end_matches('.').parse().ok()
-            })
-            .expect("chromedriver says its port; install it with tests/run");
+            })?;
+            Some((running, port))
+        });
+        let (running, port) =
+            started.expect("chromedriver says its port; install it with tests/run");
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             _running: running,

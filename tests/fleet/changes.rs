@@ -4,7 +4,7 @@ use callerid::Callers;
 use proptest::prelude::*;
 
 use crate::programs::until;
-use crate::reload::{Scrape, callers, late, reload};
+use crate::reload::{Scrape, callers, reload};
 use crate::server::Redis;
 use crate::sharing::{File, status_without_a_runtime, undisturbed};
 
@@ -252,9 +252,20 @@ impl<'r> Alone<'r> {
     }
 
     fn is(&self, what: &str, degraded: f64) {
-        until(what, || {
-            (self.scrape.degraded(&self.callers) == Some(degraded)).then_some(())
-        });
+        until(what, || self.is_degraded(degraded).then_some(()));
+    }
+
+    fn is_degraded(&self, degraded: f64) -> bool {
+        self.scrape.degraded(&self.callers) == Some(degraded)
+    }
+
+    /// What it does, and how many answers came too late meanwhile.
+    fn with_late<T>(&self, what: impl FnOnce() -> T) -> (f64, T) {
+        let before = self.scrape.late(&self.callers);
+        let away = f64::from(u8::from(self.is_degraded(1.0)));
+        let done = what();
+        let late = self.scrape.late(&self.callers) - before;
+        (late + away, done)
     }
 }
 
@@ -274,9 +285,9 @@ fn what_was_spent_before_is_told_to_a_redis_that_was_away() {
         seen.push(alone.admitted(3));
         redis.signal("CONT");
         alone.is("it is found", 0.0);
-        let late_before = late(&alone.callers);
-        seen.push(alone.admitted(30));
-        (late(&alone.callers) - late_before, seen)
+        let (late, rest) = alone.with_late(|| alone.admitted(30));
+        seen.push(rest);
+        (late, seen)
     });
     assert_eq!(seen, [12, 0, 8]);
 }
@@ -288,16 +299,16 @@ fn what_was_let_in_while_the_redis_was_away_is_told_when_it_is_back() {
         redis.say(&["FLUSHALL"]);
         let alone = Alone::new(&redis);
         alone.moves(STRICT);
-        let mut seen = vec![alone.admitted(4)];
-        let mut lost = late(&alone.callers);
+        let (early, four) = alone.with_late(|| alone.admitted(4));
+        let mut seen = vec![four];
         redis.signal("STOP");
         alone.is("the loss is noticed", 1.0);
         seen.push(alone.admitted(30));
         redis.signal("CONT");
         alone.is("it is found", 0.0);
-        lost -= late(&alone.callers);
-        seen.push(alone.admitted(30));
-        (late(&alone.callers) + lost, seen)
+        let (late, rest) = alone.with_late(|| alone.admitted(30));
+        seen.push(rest);
+        (early + late, seen)
     });
     assert_eq!(seen, [4, 6, 10], "its half, and then the rest");
 }

@@ -16,3 +16,4 @@ mod reload;
 mod server;
 mod sharing;
 mod storm;
+mod unread;

@@ -132,7 +132,7 @@ impl World {
             .header("user-agent", &load.agent)
             .header("x-route", load.route)
             .header("x-status", load.status.to_string())
-            .body(())
+            .body(String::new())
             .unwrap();
         let response = now(self.service.call(request)).unwrap();
         if response.status() == 429 && load.status != 429 {

@@ -64,13 +64,15 @@ fn the_metric_table_in_the_documentation_is_what_a_recorder_sees() {
     send_class(&mut service, "checkout", Class::Ok, "/v1");
     for name in ["spent", "shadowed"] {
         for _ in 0..3 {
-            let proven = Request::builder().header("x-proven", name).body(());
+            let proven = Request::builder()
+                .header("x-proven", name)
+                .body(String::new());
             table.send(proven.unwrap(), |_| Answer::status(200));
         }
     }
     let keyed = Request::builder()
         .header("x-api-key", "test")
-        .body(())
+        .body(String::new())
         .unwrap();
     table.send(keyed, |_| Answer::status(200));
     // Twelve minutes of calm, and a caller that runs away.

@@ -260,7 +260,7 @@ fn every_status_counts_under_its_class() {
     }
 }
 
-fn grpc_request() -> Request<()> {
+fn grpc_request() -> Request<String> {
     let mut request = request("a");
     *request.method_mut() = Method::POST;
     *request.uri_mut() = "/shop.Orders/Place".parse().unwrap();
@@ -269,7 +269,7 @@ fn grpc_request() -> Request<()> {
     request
 }
 
-fn grpc(answer: impl Fn(Request<()>) -> Answer + Send + Sync + 'static) -> Vec<(Class, u64)> {
+fn grpc(answer: impl Fn(Request<String>) -> Answer + Send + Sync + 'static) -> Vec<(Class, u64)> {
     let table = Table::new();
     table.send(grpc_request(), answer);
     table.ended("a")

@@ -16,7 +16,7 @@ fn late_table() -> Table {
     })
 }
 
-fn slot(request: &http::Request<()>) -> CallerSlot {
+fn slot(request: &http::Request<String>) -> CallerSlot {
     request.extensions().get::<CallerSlot>().unwrap().clone()
 }
 
@@ -123,7 +123,7 @@ fn a_request_that_moved_and_was_cancelled_failed_or_panicked_is_counted_at_its_n
     use tower::Service;
     let table = late_table();
     let moving = |answer: fn() -> Answer| {
-        move |request: http::Request<()>| {
+        move |request: http::Request<String>| {
             slot(&request).verified("b");
             answer()
         }

@@ -194,7 +194,7 @@ fn trap_01_a_full_table_of_callers_by_class_and_route_stays_below_the_limit_of_t
         drop(crate::support::poll_once(future.as_mut()));
         let nobody = http::Request::builder()
             .header("x-class", class.as_str())
-            .body(())
+            .body(String::new())
             .unwrap();
         let mut future = std::pin::pin!(tower::Service::call(&mut service, nobody));
         drop(crate::support::poll_once(future.as_mut()));

@@ -105,7 +105,7 @@ fn the_response_header_tells_the_caller_who_it_was_taken_for_and_only_where_aske
     });
     let response = respond(&mut table.trivial(), request("a"));
     assert_eq!(response.headers()["x-you-are"], "a");
-    let nobody = http::Request::new(());
+    let nobody = http::Request::new(String::new());
     let response = respond(&mut table.trivial(), nobody);
     assert_eq!(response.headers()["x-you-are"], "__unknown__");
     let response = respond(&mut Table::new().trivial(), request("a"));
@@ -148,17 +148,17 @@ fn types_are_as_sendable_as_what_they_wrap() {
 fn a_service_that_is_not_clone_can_be_layered() {
     use tower::{Layer, Service};
     struct Alone(Inner);
-    impl Service<http::Request<()>> for Alone {
+    impl Service<http::Request<String>> for Alone {
         type Response = Response<Script>;
         type Error = Broken;
-        type Future = <Inner as Service<http::Request<()>>>::Future;
+        type Future = <Inner as Service<http::Request<String>>>::Future;
         fn poll_ready(
             &mut self,
             cx: &mut std::task::Context<'_>,
         ) -> std::task::Poll<Result<(), Broken>> {
             self.0.poll_ready(cx)
         }
-        fn call(&mut self, request: http::Request<()>) -> Self::Future {
+        fn call(&mut self, request: http::Request<String>) -> Self::Future {
             self.0.call(request)
         }
     }

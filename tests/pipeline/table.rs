@@ -44,14 +44,14 @@ fn trap_02_a_million_invented_names_leave_a_bounded_table_and_the_late_heavy_cal
     let mut recorded = Recorded::new();
     let mut service = table.trivial();
     let mut sent = 0u64;
-    let mut send = |request: Request<()>| {
+    let mut send = |request: Request<String>| {
         send_one(&mut service, request);
         sent += 1;
     };
     let proven = || {
         Request::builder()
             .header("x-mtls", "checkout")
-            .body(())
+            .body(String::new())
             .unwrap()
     };
     let steady: Vec<_> = (0..10).map(|index| format!("steady{index}")).collect();

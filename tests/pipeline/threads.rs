@@ -257,7 +257,7 @@ fn a_hammer_of_threads_that_come_and_go_loses_nothing_while_it_is_flushed_and_lo
 }
 
 /// Takes as long as the request says, on the clock of the thread.
-fn timed(request: http::Request<()>) -> Answer {
+fn timed(request: http::Request<String>) -> Answer {
     let nanos: u64 = request.headers()["x-route"]
         .to_str()
         .unwrap()

@@ -52,7 +52,7 @@ fn requests_without_identity_are_unknown_and_have_faces() {
         for _ in 0..times {
             let mut nobody = Request::builder()
                 .header("user-agent", agent)
-                .body(())
+                .body(String::new())
                 .unwrap();
             let peer: std::net::SocketAddr = peer.parse().unwrap();
             nobody.extensions_mut().insert(ConnectInfo(peer));
@@ -85,7 +85,7 @@ fn faces_are_bounded_however_many_come() {
         };
         let mut nobody = Request::builder()
             .header("user-agent", agent + &"x".repeat((index % 200) as usize))
-            .body(())
+            .body(String::new())
             .unwrap();
         let peer = std::net::SocketAddr::from((index.to_be_bytes(), 1));
         nobody.extensions_mut().insert(ConnectInfo(peer));
@@ -99,7 +99,7 @@ fn faces_are_bounded_however_many_come() {
 #[test]
 fn trap_07_a_missing_peer_address_never_fails_a_request() {
     let table = Table::with(|builder| builder.identify(identify::peer_addr()));
-    let response = respond(&mut table.trivial(), Request::new(()));
+    let response = respond(&mut table.trivial(), Request::new(String::new()));
     assert_eq!(response.status(), 200);
     drain(&mut response.into_body());
     assert_eq!(table.ended("__unknown__"), [(Class::Ok, 1)]);
@@ -128,7 +128,7 @@ fn trap_17_an_api_key_names_its_account_and_shows_nowhere() {
     });
     let mut recorded = Recorded::new();
     for key in ["test", "not-a-key-of-anybody"] {
-        let mut request = Request::new(());
+        let mut request = Request::new(String::new());
         request
             .headers_mut()
             .insert("x-api-key", key.parse().unwrap());
@@ -176,7 +176,7 @@ fn a_claim_of_a_roster_name_is_shown_as_a_claim_and_counted() {
     let mut service = table.trivial();
     send_many(&mut service, "checkout", 100);
     send_many(&mut service, "batch", 3);
-    let mut proven = Request::new(());
+    let mut proven = Request::new(String::new());
     proven
         .headers_mut()
         .insert("x-mtls", "checkout".parse().unwrap());
@@ -205,8 +205,11 @@ fn both_ways() -> Table {
     })
 }
 
-fn proven(name: &str) -> Request<()> {
-    Request::builder().header("x-mtls", name).body(()).unwrap()
+fn proven(name: &str) -> Request<String> {
+    Request::builder()
+        .header("x-mtls", name)
+        .body(String::new())
+        .unwrap()
 }
 
 #[test]
@@ -277,7 +280,7 @@ fn inferred(label: InferredLabel, key: &str) -> (Option<String>, String, u64) {
     });
     let request = Request::builder()
         .header("user-agent", "curl/8")
-        .body(())
+        .body(String::new())
         .unwrap();
     table.send(request, |_| Answer::status(200));
     let caller = table.caller("ua:curl");
@@ -512,7 +515,7 @@ fn a_route_or_peer_closure_that_panics_fails_no_request() {
     });
     let mut service = table.trivial();
     send_many(&mut service, "a", 1);
-    send_one(&mut service, Request::new(()));
+    send_one(&mut service, Request::new(String::new()));
     assert_eq!(table.ended("a"), [(Class::Ok, 1)]);
     assert_eq!(table.caller("a").routes[0].route, "unmatched");
     assert_eq!(table.ended("__unknown__"), [(Class::Ok, 1)]);
@@ -561,7 +564,7 @@ fn every_source_is_counted_under_its_own_label() {
     for (times, word) in named.iter().chain(&unnamed).enumerate() {
         for _ in 0..=times {
             let request = Request::builder().header("x-source", *word);
-            send_one(&mut service, request.body(()).unwrap());
+            send_one(&mut service, request.body(String::new()).unwrap());
         }
     }
     let mut recorded = Recorded::new();

@@ -5,7 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use callerid::{Callers, Ceiling, Policy, Quota, identify};
+use callerid::clock::MonotonicClock;
+use callerid::{Callers, Ceiling, Clock as _, Policy, Quota, identify};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -62,6 +63,8 @@ impl Attacked {
         while self.runtime.metrics().num_alive_tasks() > self.listening {
             assert!(Instant::now() < deadline, "{:#?}", self.callers.snapshot());
             std::thread::sleep(Duration::from_millis(5));
+            // Who was refused while it still sent is left alone for a moment.
+            self.callers.tick(MonotonicClock::new().now());
         }
         drop(self.runtime);
         let snapshot = self.callers.snapshot();

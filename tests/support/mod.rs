@@ -128,19 +128,19 @@ impl Answer {
     }
 }
 
-type Brain = dyn Fn(Request<()>) -> Answer + Send + Sync;
+type Brain = dyn Fn(Request<String>) -> Answer + Send + Sync;
 
 /// A service that follows a script.
 #[derive(Clone)]
 pub struct Inner(Arc<Brain>);
 
 impl Inner {
-    pub fn new(brain: impl Fn(Request<()>) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn new(brain: impl Fn(Request<String>) -> Answer + Send + Sync + 'static) -> Self {
         Self(Arc::new(brain))
     }
 }
 
-impl Service<Request<()>> for Inner {
+impl Service<Request<String>> for Inner {
     type Response = Response<Script>;
     type Error = Broken;
     type Future = InnerFuture;
@@ -149,7 +149,7 @@ impl Service<Request<()>> for Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> InnerFuture {
+    fn call(&mut self, request: Request<String>) -> InnerFuture {
         match (self.0)(request) {
             Answer::PanicInCall => panic!("the script says: panic in call"),
             answer => InnerFuture(Some(answer)),
@@ -226,7 +226,7 @@ impl Table {
 
     pub fn layered(
         &self,
-        brain: impl Fn(Request<()>) -> Answer + Send + Sync + 'static,
+        brain: impl Fn(Request<String>) -> Answer + Send + Sync + 'static,
     ) -> CallerService<Inner> {
         self.callers.layer().layer(Inner::new(brain))
     }
@@ -239,8 +239,8 @@ impl Table {
     /// Sends a request through a service with this answer, and reads the response to its end.
     pub fn send(
         &self,
-        request: Request<()>,
-        answer: impl Fn(Request<()>) -> Answer + Send + Sync + 'static,
+        request: Request<String>,
+        answer: impl Fn(Request<String>) -> Answer + Send + Sync + 'static,
     ) {
         if let Ok(response) = now(self.layered(answer).call(request)) {
             drain(&mut response.into_body());
@@ -277,10 +277,10 @@ pub fn assert_balanced(name: &str, counts: &Counts) {
     );
 }
 
-pub fn request(name: &str) -> Request<()> {
+pub fn request(name: &str) -> Request<String> {
     Request::builder()
         .header("x-client-id", name)
-        .body(())
+        .body(String::new())
         .unwrap()
 }
 
@@ -291,7 +291,7 @@ pub fn send_many(service: &mut CallerService<Inner>, name: &str, count: usize) {
     }
 }
 
-pub fn send_one(service: &mut CallerService<Inner>, request: Request<()>) {
+pub fn send_one(service: &mut CallerService<Inner>, request: Request<String>) {
     if let Ok(response) = now(service.call(request)) {
         drain(&mut response.into_body());
     }
@@ -300,7 +300,7 @@ pub fn send_one(service: &mut CallerService<Inner>, request: Request<()>) {
 /// The response of a service to a request, which must be ready and good.
 pub fn respond(
     service: &mut CallerService<Inner>,
-    request: Request<()>,
+    request: Request<String>,
 ) -> Response<ResponseBody<Script>> {
     now(service.call(request)).unwrap()
 }
@@ -438,7 +438,7 @@ impl Recorded {
 }
 
 /// A service's answer that gives the class in the request's header `x-class`; for [`Class::Cancelled`] it never comes.
-pub fn answer_by_class(request: Request<()>) -> Answer {
+pub fn answer_by_class(request: Request<String>) -> Answer {
     let class = request.headers()["x-class"].to_str().unwrap().to_owned();
     match class.as_str() {
         "ok" => Answer::status(200),
@@ -463,7 +463,7 @@ pub fn send_class(service: &mut CallerService<Inner>, name: &str, class: Class, 
         .header("x-client-id", name)
         .header("x-class", class.as_str())
         .header("x-route", route)
-        .body(())
+        .body(String::new())
         .unwrap();
     let mut future = std::pin::pin!(service.call(request));
     if let Poll::Ready(Ok(response)) = poll_once(future.as_mut()) {
