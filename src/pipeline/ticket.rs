@@ -127,6 +127,7 @@ impl Ticket {
     /// Counts a request that has waited as refused.
     #[cfg(feature = "redis")]
     pub(super) fn refuse(&mut self, reason: Reason, now: Timestamp) {
+        self.settle_identity();
         self.settled = true;
         self.place.lane.refuse_started(reason, now);
         if let Some(entry) = &self.place.tracked {

@@ -73,3 +73,72 @@ impl Ticket {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::Request;
+
+    use crate::admit::{Admission, Mode, Policies, Style};
+    use crate::clock::{MonotonicClock, Ticker};
+    use crate::identify;
+    use crate::outcome::Reason;
+    use crate::pipeline::exempt::Exempt;
+    use crate::pipeline::{CallerSlot, Core, Entrance, Standing};
+    use crate::registry::{InferredLabel, Limits, Registry};
+    use crate::roster::Roster;
+
+    fn core() -> Arc<Core> {
+        let ticker = || Ticker::Monotonic(MonotonicClock::new());
+        let limits = Limits {
+            tracked: 10,
+            exported: 10,
+            reserved: 0,
+            pairs: 10,
+            idle: Duration::MAX,
+            inferred: InferredLabel::Hash,
+            inferred_key: Vec::new(),
+        };
+        let roster = Arc::new(Roster::new(Vec::new()).unwrap());
+        let registry = Registry::new(Arc::clone(&roster), limits, ticker());
+        let exempt = Exempt::new(["/healthz"]).unwrap();
+        let now = ticker().now();
+        let admission = Admission::new(Policies::default(), Mode::Enforce, Style::default(), now);
+        let header = identify::header("x-client-id").verified();
+        let standing = Standing { roster, exempt };
+        let mut core = Core::new(
+            registry,
+            ticker(),
+            Box::new([Box::new(header)]),
+            standing,
+            admission,
+        );
+        core.late_identity = true;
+        Arc::new(core)
+    }
+
+    #[test]
+    fn who_is_refused_after_its_identity_came_is_refused_there() {
+        let core = core();
+        let request = Request::builder().header("x-client-id", "a");
+        let mut request = request.body(()).unwrap();
+        let Entrance::Open(mut open) = core.admit(&mut request) else {
+            panic!("let in");
+        };
+        let slot = request.extensions().get::<CallerSlot>().unwrap().clone();
+        // The service's `call` may know at once, before its future is polled for the first time.
+        assert!(slot.verified("b").is_some());
+        let now = core.ticker.now();
+        open.get().unwrap().refuse(Reason::Fleet, now);
+        assert!(slot.verified("c").is_none());
+        drop(open);
+        let counts = |name| {
+            let totals = core.registry.named(name).unwrap().totals();
+            let refused = totals.refused[Reason::Fleet.index()];
+            (totals.started, totals.in_flight(), refused)
+        };
+        assert_eq!([counts("a"), counts("b")], [(0, 0, 0), (1, 0, 1)]);
+    }
+}
