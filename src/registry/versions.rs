@@ -13,6 +13,9 @@ use crate::record::row::lock;
 const KNOWN: usize = 8;
 /// Versions beyond this many in an hour are no deploys: somebody's programs are many, or invented.
 const MOST_PER_HOUR: u32 = 4;
+/// The same for all callers together that nobody vouches for: a thousand names that a client invents would push
+/// everything else out of the log.
+const MOST_UNPROVEN_PER_HOUR: u32 = 30;
 /// Longer ones are no versions.
 const LONGEST: usize = 48;
 /// Sightings that wait for the next tick.
@@ -48,11 +51,35 @@ pub(crate) struct Sighting {
 
 /// Sightings that nobody has looked at yet.
 #[derive(Debug, Default)]
-pub(crate) struct Sightings(Mutex<Vec<Sighting>>);
+pub(crate) struct Sightings(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    waiting: Vec<Sighting>,
+    hour: u64,
+    unproven: u32,
+}
 
 impl Sightings {
     pub(crate) fn take(&self) -> Vec<Sighting> {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut lock(&self.0).waiting)
+    }
+
+    fn note(&self, sighting: Sighting) {
+        let mut seen = lock(&self.0);
+        if sighting.entry.trust != Trust::Verified {
+            let hour = sighting.at.as_secs() / 3_600;
+            if seen.hour != hour {
+                (seen.hour, seen.unproven) = (hour, 0);
+            }
+            if seen.unproven >= MOST_UNPROVEN_PER_HOUR {
+                return;
+            }
+            seen.unproven += 1;
+        }
+        if seen.waiting.len() < WAITING {
+            seen.waiting.push(sighting);
+        }
     }
 }
 
@@ -99,14 +126,11 @@ impl Registry {
         let known = entry.versions.0.get_or_init(Box::default);
         let is_deploy = lock(known).see(hash, now);
         if is_deploy {
-            let mut waiting = lock(&self.sightings.0);
-            if waiting.len() < WAITING {
-                waiting.push(Sighting {
-                    entry: Arc::clone(entry),
-                    version: version.into(),
-                    at: now,
-                });
-            }
+            self.sightings.note(Sighting {
+                entry: Arc::clone(entry),
+                version: version.into(),
+                at: now,
+            });
         }
     }
 }
@@ -133,7 +157,13 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::caller::Source;
+    use crate::clock::{ManualClock, Ticker};
+    use crate::registry::{InferredLabel, Limits, Who};
+    use crate::roster::{Account, Roster};
 
     fn version(text: &str, plain: bool) -> Option<String> {
         let said = Said {
@@ -165,6 +195,64 @@ mod tests {
         assert!(known.see(2, now));
         assert!(!known.see(1, now));
         assert!(!known.see(2, now));
+    }
+
+    #[test]
+    fn a_thousand_callers_that_invent_versions_deploy_little_together() {
+        let clock = ManualClock::at(Timestamp::from_secs(7_200));
+        let limits = Limits {
+            tracked: 2_000,
+            exported: 40,
+            reserved: 0,
+            pairs: 100,
+            idle: Duration::MAX,
+            inferred: InferredLabel::Hash,
+            inferred_key: Vec::new(),
+        };
+        let named = Account::new("named").accept_claimed();
+        let roster = Arc::new(Roster::new(vec![named]).unwrap());
+        let table = Registry::new(roster, limits, Ticker::Other(Arc::new(clock.clone())));
+        let see = |trust, name: &str, version: &str| {
+            let provenance = match trust {
+                Trust::Verified => Provenance::Verified,
+                _ => Provenance::Claimed,
+            };
+            let who = Who {
+                trust,
+                name,
+                provenance,
+                source: Source::Header,
+            };
+            let now = table.ticker.now();
+            let entry = table.entry(&who, now).unwrap();
+            let said = Said {
+                text: version.as_bytes(),
+                plain: true,
+            };
+            table.saw(&entry, &said, now);
+        };
+        for hour in 0..3 {
+            let mut seen = 0;
+            for caller in 0..1_000 {
+                let name = format!("c{caller}");
+                for version in 0..10 {
+                    see(Trust::Weaker, &name, &format!("v{hour}.{version}"));
+                }
+                seen += table.sightings.take().len();
+            }
+            assert_eq!(seen, MOST_UNPROVEN_PER_HOUR as usize);
+            // Who is proven, or named by the operator, has what it had.
+            for name in ["proven", "named"] {
+                let before = format!("{hour}");
+                see(Trust::Verified, name, &before);
+                table.sightings.take();
+                see(Trust::Verified, name, &format!("{hour}.1"));
+                let seen = table.sightings.take();
+                assert_eq!(seen.len(), 1, "{name}");
+                assert_eq!(&*seen[0].version, format!("{hour}.1"));
+            }
+            clock.advance(Duration::from_secs(3_600));
+        }
     }
 
     #[test]
