@@ -145,8 +145,8 @@ impl Account {
         problems
     }
 
-    /// Lets this row be reached by a source that is only claimed. Without it, a claim of this name is
-    /// counted as `claimed:<name>`.
+    /// Lets this row be reached by a source that is only claimed; snapshots and events show the caller as claimed then.
+    /// Without it, a claim of this name is counted as `claimed:<name>`.
     #[must_use]
     pub fn accept_claimed(mut self) -> Self {
         self.accept_claimed = true;

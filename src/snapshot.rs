@@ -349,7 +349,7 @@ impl CallerSnapshot {
         let mut caller = Self {
             name: entry.name().to_owned(),
             label: None,
-            provenance: entry.provenance(),
+            provenance: entry.shown_as(),
             exported: false,
             on_roster: account.is_some(),
             owner: account.as_ref().and_then(|account| account.owner.clone()),

@@ -69,7 +69,7 @@ impl Line {
         let mut line = Self {
             caller: entry.name().to_owned(),
             label: registry.label(entry),
-            provenance: entry.provenance(),
+            provenance: entry.shown_as(),
             owner: account.as_ref().and_then(|account| account.owner.clone()),
             contact: account.and_then(|account| account.contact.clone()),
             rate: round(rates[0], 100.0),

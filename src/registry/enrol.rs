@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{OURS, Registry, Who};
 use crate::clock::Timestamp;
-use crate::roster::Roster;
+use crate::roster::{Account, Roster};
 
 impl Registry {
     /// Why a roster cannot take the place of the one in force.
@@ -28,23 +28,26 @@ impl Registry {
         let room = limits.exported - OURS - limits.reserved;
         super::lock(&self.places).set_room(room.saturating_sub(roster.len()));
         for account in roster.accounts() {
-            self.enrol(&account.name, now);
+            self.enrol(account, now);
         }
         for account in before.accounts() {
             if roster.account(&account.name).is_none()
                 && let Some(entry) = self.verified(&account.name)
             {
+                entry.set_accepts_claims(false);
                 self.set_on_roster(&entry, false);
             }
         }
     }
 
-    fn enrol(&self, name: &str, now: Timestamp) {
-        match self.verified(name) {
-            Some(entry) => self.set_on_roster(&entry, true),
-            None => {
-                self.insert(&Who::named(name), true, now);
-            }
+    fn enrol(&self, account: &Account, now: Timestamp) {
+        let name = account.name.as_str();
+        let known = self.verified(name);
+        if let Some(entry) = &known {
+            self.set_on_roster(entry, true);
+        }
+        if let Some(entry) = known.or_else(|| self.insert(&Who::named(name), true, now)) {
+            entry.set_accepts_claims(account.accept_claimed);
         }
         // Claims of the name come back as the account's, or as `claimed:...`.
         let claim = self.weaker.get(name).map(|entry| Arc::clone(&entry));

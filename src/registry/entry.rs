@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     /// Whether the name is keyed among the verified ones.
     pub(crate) trust: Trust,
     on_roster: AtomicBool,
+    /// Whether the operator lets claims of the name reach the account.
+    accepts_claims: AtomicBool,
     retired: AtomicBool,
     /// Where the table's list of entries has it.
     pub(crate) slot: AtomicUsize,
@@ -67,6 +69,7 @@ impl Entry {
             caller,
             trust,
             on_roster: AtomicBool::new(on_roster),
+            accepts_claims: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             slot: AtomicUsize::new(usize::MAX),
@@ -136,6 +139,19 @@ impl Entry {
 
     pub(crate) fn provenance(&self) -> Provenance {
         self.caller.provenance()
+    }
+
+    pub(super) fn set_accepts_claims(&self, accepts: bool) {
+        self.accepts_claims.store(accepts, Ordering::Release);
+    }
+
+    /// How sure it is that what is counted here is this caller's: an account that claims may reach is but claimed.
+    pub(crate) fn shown_as(&self) -> Provenance {
+        if self.accepts_claims.load(Ordering::Acquire) {
+            Provenance::Claimed
+        } else {
+            self.provenance()
+        }
     }
 
     /// The caller's own row, if it has one.

@@ -201,7 +201,10 @@ impl Registry {
             roster: ArcSwap::new(Arc::clone(&roster)),
         };
         for account in roster.accounts() {
-            registry.insert(&Who::named(&account.name), true, now);
+            let entry = registry.insert(&Who::named(&account.name), true, now);
+            if let Some(entry) = entry {
+                entry.set_accepts_claims(account.accept_claimed);
+            }
         }
         registry
     }

@@ -377,7 +377,7 @@ impl Watch {
                     let part = suspect.change(measure);
                     Culprit {
                         caller: suspect.label.to_string(),
-                        provenance: suspect.entry.provenance(),
+                        provenance: suspect.entry.shown_as(),
                         owner: account.as_ref().and_then(|account| account.owner.clone()),
                         contact: account.as_ref().and_then(|account| account.contact.clone()),
                         before: suspect.before.of(measure),

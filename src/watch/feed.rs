@@ -137,7 +137,7 @@ impl Feed {
                     generation: seen.generation,
                 },
                 name: entry.name(),
-                provenance: entry.provenance(),
+                provenance: entry.shown_as(),
                 row: match entry.name() {
                     OTHER if ours => Kind::Other,
                     UNKNOWN | INVALID if ours => Kind::Unknown,
@@ -172,7 +172,7 @@ impl Feed {
             .get(id.slot as usize)
             .filter(|seen| seen.generation == id.generation)?;
         let entry = seen.entry.as_ref()?;
-        Some((entry.name(), entry.provenance() == Provenance::Verified))
+        Some((entry.name(), entry.shown_as() == Provenance::Verified))
     }
 
     pub(super) fn route_name(&self, route: RouteId) -> Option<&str> {
@@ -215,7 +215,7 @@ impl Feed {
     pub(super) fn entry(&self, name: &str, provenance: Option<Provenance>) -> Option<Arc<Entry>> {
         let entries = self.seen.iter().filter_map(|seen| seen.entry.as_ref());
         let mut of_name = entries.filter(|entry| {
-            entry.name() == name && provenance.is_none_or(|known| entry.provenance() == known)
+            entry.name() == name && provenance.is_none_or(|known| entry.shown_as() == known)
         });
         of_name.next().cloned()
     }

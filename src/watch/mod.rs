@@ -215,10 +215,12 @@ fn shown(core: &Core, entry: &Entry) -> String {
 impl Inner {
     /// Says what the detector has found.
     fn publish(&mut self, log: &EventLog, core: &Core, found: detect::Event, now: Timestamp) {
-        let entry = found
-            .caller
-            .as_deref()
-            .and_then(|name| self.feed.entry(name, found.provenance));
+        // A reload may change the provenance of an account while its episode is open.
+        let known = self.open.get(&found.id).and_then(|open| open.entry.clone());
+        let entry = known.or_else(|| {
+            let name = found.caller.as_deref()?;
+            self.feed.entry(name, found.provenance)
+        });
         let finding = self.finding(core, &found, entry.as_ref(), now);
         match found.kind {
             Kind::RunawayStarted | Kind::ServiceDegraded | Kind::Crowd => {

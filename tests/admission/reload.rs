@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callerid::clock::ManualClock;
-use callerid::{Account, Callers, Mode, Policy, Quota, Reason, identify};
+use callerid::{Account, Callers, Mode, Policy, Provenance, Quota, Reason, identify};
 use http::Request;
 
 use crate::support::{File, Rig, START, claimed};
@@ -445,4 +445,23 @@ fn an_end_that_has_come_stops_a_start_and_a_reload_of_the_file_and_not_one_of_th
         let started = crate::support::builder(&rig.clock).config(&file.0);
         assert_eq!(started.err().unwrap().to_string(), problem);
     }
+}
+
+#[test]
+fn an_account_that_claims_may_reach_is_shown_as_claimed() {
+    let file = File::new("[caller.a]\n[caller.b]\naccept = \"claimed\"\n");
+    let rig = rig(&file);
+    rig.ask(claimed("b"));
+    let shown = || ["a", "b"].map(|name| rig.caller(name).provenance);
+    let (claims, proven) = (Provenance::Claimed, Provenance::Verified);
+    assert_eq!(shown(), [proven, claims]);
+    reload(
+        &rig,
+        &file,
+        "[caller.a]\naccept = \"claimed\"\n[caller.b]\n",
+    );
+    assert_eq!(shown(), [claims, proven]);
+    reload(&rig, &file, "[caller.a]\n");
+    rig.get("b");
+    assert_eq!(shown(), [proven, proven]);
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use callerid::events::{Body, Change, Event, Kind, Pin};
-use callerid::{Callers, Ceiling};
+use callerid::{Account, Callers, Ceiling, Provenance};
 use futures_util::StreamExt as _;
 
 use crate::support::log::logged;
@@ -342,4 +342,20 @@ impl Wake for Asks {
     fn wake(self: Arc<Self>) {
         let _ = (self.0.export_state(), self.0.subscribe());
     }
+}
+
+#[test]
+fn a_runaway_of_an_account_that_claims_may_reach_is_said_to_be_claimed() {
+    let mut world =
+        World::new(|builder| builder.caller(Account::new("claimed-shop").accept_claimed()));
+    world.loads.push(Load::new("claimed-shop", 2.0));
+    world.run(Duration::from_secs(900));
+    world.load("claimed-shop").rate = 60.0;
+    world.run(Duration::from_secs(20));
+    let event = world.first(Kind::RunawayStarted);
+    let found = event.finding().unwrap();
+    assert_eq!(found.caller.as_deref(), Some("claimed-shop"));
+    assert_eq!(found.provenance, Some(Provenance::Claimed));
+    let shown = world.table.caller("claimed-shop").provenance;
+    assert_eq!(shown, Provenance::Claimed);
 }
