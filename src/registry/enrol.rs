@@ -60,3 +60,86 @@ impl Registry {
         self.verified.get(name).map(|entry| Arc::clone(&entry))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::caller::{Provenance, Source};
+    use crate::clock::{ManualClock, Ticker};
+    use crate::record::route::RouteRef;
+    use crate::registry::entry::Trust;
+    use crate::registry::{InferredLabel, Limits};
+
+    const ROUNDS: usize = 10_000;
+
+    #[test]
+    fn a_claim_that_comes_with_the_reload_is_not_remembered_beyond_it() {
+        let clock = ManualClock::at(Timestamp::from_secs(1_000));
+        let limits = Limits {
+            tracked: 100,
+            exported: 40,
+            reserved: 0,
+            pairs: 100,
+            idle: Duration::MAX,
+            inferred: InferredLabel::Hash,
+            inferred_key: Vec::new(),
+        };
+        let roster = |account: Account| Arc::new(Roster::new(vec![account]).unwrap());
+        let (open, shut) = (Account::new("a").accept_claimed(), Account::new("a"));
+        let (open, shut) = (roster(open), roster(shut));
+        let table = Registry::new(
+            Arc::clone(&shut),
+            limits,
+            Ticker::Other(Arc::new(clock.clone())),
+        );
+        let now = clock.advance(Duration::ZERO);
+        let who = Who {
+            trust: Trust::Weaker,
+            name: "a",
+            provenance: Provenance::Claimed,
+            source: Source::Header,
+        };
+        let reached = |route| {
+            let route = RouteRef::new(&http::Method::GET, route);
+            let place = table.place(&who, route, || None, now);
+            let trust = place.entry().trust;
+            place.leave();
+            trust
+        };
+        let routes: Vec<String> = (0..8).map(|n| format!("/{n}")).collect();
+        // Which round the claims come for, and for which they have been looked at.
+        let (round, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let wrong = std::thread::scope(|threads| {
+            let claims = threads.spawn(|| {
+                let mut wrong = 0;
+                for turn in 1..=ROUNDS {
+                    while round.load(Ordering::Acquire) < turn {
+                        for route in &routes {
+                            reached(route);
+                        }
+                    }
+                    // It is shut.
+                    let still = routes
+                        .iter()
+                        .filter(|route| reached(route) != Trust::Weaker);
+                    wrong += still.count();
+                    looked.store(turn, Ordering::Release);
+                }
+                wrong
+            });
+            for turn in 1..=ROUNDS {
+                table.set_roster(&open, now);
+                table.set_roster(&shut, now);
+                round.store(turn, Ordering::Release);
+                while looked.load(Ordering::Acquire) < turn {
+                    std::hint::spin_loop();
+                }
+            }
+            claims.join().unwrap()
+        });
+        assert_eq!(wrong, 0);
+    }
+}

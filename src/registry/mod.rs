@@ -287,8 +287,8 @@ impl Registry {
     ) -> Place {
         let claim;
         let mut who = *who;
+        let roster = self.roster.load();
         if who.trust == Trust::Weaker {
-            let roster = self.roster.load();
             let account = roster.account(who.name);
             if account.is_some_and(|account| account.accept_claimed) {
                 who.trust = Trust::Verified;
@@ -327,7 +327,9 @@ impl Registry {
         };
         let mut slot = Box::new(Slot::new(wanted, epoch, entry, lane, caller, rowless));
         // A claim of a proven name is never remembered: one of a name on the roster is counted each time.
-        let keep = who.name == wanted.name && cache::has_room(wanted.hash);
+        // Nor what a roster says that was replaced since: the epoch may be of after that.
+        let in_force = Arc::ptr_eq(&roster, &self.roster.load());
+        let keep = who.name == wanted.name && in_force && cache::has_room(wanted.hash);
         if keep && let Some(said) = said() {
             slot.said = self.hash_said(&said);
             self.saw(&slot.entry, &said, now);
