@@ -85,9 +85,13 @@ impl Registry {
         let Some(label) = self.label(entry) else {
             return;
         };
+        // Held until the row is there: who is retired meanwhile would leave it behind.
+        let mut places = lock(&self.places);
+        if entry.row().is_some() || entry.is_retired() {
+            return;
+        }
         if !entry.on_roster() {
-            let mut places = lock(&self.places);
-            if entry.is_retired() || places.taken.len() >= places.room || !places.may_label(now) {
+            if places.taken.len() >= places.room || !places.may_label(now) {
                 return;
             }
             places.take(entry);
@@ -113,6 +117,7 @@ impl Registry {
         }
     }
 
+    /// Call it with `places` held.
     fn give_row(&self, entry: &Entry, label: &str) {
         let row = Arc::new(Row::new(label, true));
         self.rows
@@ -387,6 +392,30 @@ mod tests {
         let labels = lock(&table.places).labels;
         assert!(!table.promote(&entries[50], table.ticker.now()));
         assert_eq!(lock(&table.places).labels, labels);
+    }
+
+    #[test]
+    fn a_row_is_in_the_table_for_as_long_as_its_caller_only() {
+        let clock = ManualClock::at(Timestamp::from_secs(1_000));
+        let table = table(&clock);
+        let now = table.ticker.now();
+        let rows = table.rows().len();
+        let made = |name, on_roster| {
+            let caller =
+                crate::caller::Caller::new(name, Provenance::Verified, Source::Header, table.id);
+            Arc::new(Entry::new(caller, Trust::Verified, on_roster, now))
+        };
+        // A reload was faster.
+        let named = made("named", true);
+        table.set_on_roster(&named, true);
+        table.place_once(&named, now);
+        assert_eq!(table.rows().len(), rows + 1);
+        // It left before it was decided whether it has a row.
+        let gone = made("gone", true);
+        gone.retire();
+        table.place_once(&gone, now);
+        assert!(gone.row().is_none());
+        assert_eq!(table.rows().len(), rows + 1);
     }
 
     #[test]
