@@ -27,10 +27,10 @@ impl Line {
 
     pub(crate) fn number(&mut self, key: &str, value: Option<f64>) {
         self.key(key);
-        match value.filter(|v| v.is_finite()) {
-            // Four significant digits after the point are more than any of these is known to.
-            Some(value) => {
-                let rounded = (value * 1e4).round() / 1e4;
+        // Four significant digits after the point are more than any of these is known to.
+        let rounded = value.map(|value| (value * 1e4).round() / 1e4);
+        match rounded.filter(|value| value.is_finite()) {
+            Some(rounded) => {
                 let _ = write!(self.0, "{rounded}");
             }
             None => self.0.push_str("null"),
@@ -68,5 +68,21 @@ impl Line {
     pub(crate) fn end(mut self) -> String {
         self.0.push('}');
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_finite_or_null() {
+        let mut line = Line::new();
+        // The last two are finite, and their ten thousandfold is not.
+        for value in [1.23456, f64::INFINITY, f64::NAN, f64::MAX, -1e305] {
+            line.number("n", Some(value));
+        }
+        let read = "{'n': 1.2346, 'n': null, 'n': null, 'n': null, 'n': null}";
+        assert_eq!(line.end(), read.replace('\'', "\""));
     }
 }

@@ -313,6 +313,15 @@ fn address(table: &mut Reader<'_>) -> Option<Result<String, String>> {
             if source.len() == 1 && source.get("env").is_some_and(Value::is_str) =>
         {
             let variable = source.get("env").and_then(Value::as_str)?;
+            let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            if variable.is_empty() || !variable.bytes().all(word) {
+                // Perhaps the address itself, password and all.
+                table.say(
+                    "redis",
+                    "env is not the name of a variable; use one such as { env = \"REDIS_URL\" }",
+                );
+                return None;
+            }
             let set = std::env::var(variable).ok().filter(|url| !url.is_empty());
             Some(set.ok_or_else(|| variable.to_owned()))
         }

@@ -238,6 +238,10 @@ fn every_mistake_has_its_path_and_its_remedy() {
             "fleet.redis: CALLERID_NO_SUCH_VARIABLE is not set; put the address into the environment",
         ),
         (
+            "[fleet]\nnamespace = \"x\"\nredis = { env = \"redis://u:hunter2@h\" }",
+            "fleet.redis: env is not the name of a variable; use one such as { env = \"REDIS_URL\" }",
+        ),
+        (
             "[fleet]\nnamespace = \"x\"\nredis = \"hidden words\"",
             "fleet.redis: is not an address; use one such as redis://host:6379, in { env = \"REDIS_URL\" } where it has a password",
         ),
