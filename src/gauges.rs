@@ -120,8 +120,10 @@ impl Gauges {
             if matches!(entry.name(), EXEMPT | OTHER) {
                 continue;
             }
-            let quota = core.admission.quota_of(&entry.subject());
-            if let (Some(row), Some((quota, scope))) = (entry.row(), quota) {
+            // Those without a row are many.
+            if let Some(row) = entry.row()
+                && let Some((quota, scope)) = core.admission.quota_of(&entry.subject())
+            {
                 in_force.insert((row.label.clone(), scope), quota.rate());
             }
         }
