@@ -9,16 +9,19 @@
 //!
 //! Each scenario runs in processes of its own under callgrind, once for N requests and once for 3 N: the difference
 //! is what 2 N requests cost, set-up excluded, and the same of the service without the layer is taken off. Valgrind
-//! reads the clock with a system call, whose instructions are not seen; everybody's clock is left out alike.
+//! reads the clock with a system call, whose instructions are not seen; everybody's clock is left out alike. Of ticks
+//! and of replay all is counted, since there is nothing to take off.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use callerid::clock::ManualClock;
+use callerid::replay::Replay;
 use callerid::{Callers, Clock, ErrorDetail, Timestamp};
 use http::{Response, StatusCode};
 use tower::Layer;
@@ -37,6 +40,8 @@ const REQUESTS: usize = 2_000;
 const TICKS: usize = 8;
 /// Callers of [`ticks`].
 const CALLERS: usize = 1_000;
+/// Lines of the shorter log that is replayed.
+const LINES: usize = 10_000;
 
 /// How much a figure may grow before the guard fails: more where luck has a part in it, which is what an invented
 /// name displaces, where the allocator finds room for a refusal in a router, and whose hashes meet in a tick.
@@ -49,7 +54,7 @@ fn tolerance(scenario: &str) -> f64 {
 }
 
 /// What is counted: its name, what is taken off, and what it tells.
-const SCENARIOS: [(&str, &str, &str); 19] = [
+const SCENARIOS: [(&str, &str, &str); 20] = [
     ("observed", "bare", "one warm caller, on tower"),
     (
         "observed-router",
@@ -109,6 +114,11 @@ const SCENARIOS: [(&str, &str, &str); 19] = [
         "nothing",
         "the same after they have fallen silent",
     ),
+    (
+        "replay",
+        "nothing",
+        "a line of a log in JSON that is replayed: all that it takes",
+    ),
     ("peer-trace", "bare", "tower-http TraceLayer, no subscriber"),
     ("peer-governor", "bare", "tower_governor"),
     ("peer-prometheus", "bare", "axum-prometheus"),
@@ -160,9 +170,9 @@ fn measure(ours_only: bool) -> Result<BTreeMap<&'static str, f64>, String> {
         if ours_only && (name.starts_with("peer-") || SHOWN_ONLY.contains(&name)) {
             continue;
         }
-        if name.starts_with("tick") {
-            let (short, long) = (count(name, TICKS)?, count(name, 3 * TICKS)?);
-            let figure = long.saturating_sub(short) as f64 / (2 * TICKS * CALLERS) as f64;
+        if let Some((_, runs, each)) = apart(name) {
+            let (short, long) = (count(name, runs)?, count(name, 3 * runs)?);
+            let figure = long.saturating_sub(short) as f64 / (2 * runs * each) as f64;
             figures.insert(name, figure);
             continue;
         }
@@ -180,16 +190,25 @@ fn measure(ours_only: bool) -> Result<BTreeMap<&'static str, f64>, String> {
     Ok(figures)
 }
 
-/// Runs one scenario under callgrind and returns the instructions of the whole process, or of its ticks.
+/// Of what is no request: the function that is counted, how often it is run or how much it is given in the shorter
+/// run, and by how much that is divided.
+fn apart(scenario: &str) -> Option<(&'static str, usize, usize)> {
+    match scenario {
+        "tick" | "tick-idle" => Some(("*one_tick*", TICKS, CALLERS)),
+        "replay" => Some(("*one_replay*", LINES, 1)),
+        _ => None,
+    }
+}
+
+/// Runs one scenario under callgrind and returns the instructions of the whole process, or of what [`apart`] names.
 fn count(scenario: &str, requests: usize) -> Result<u64, String> {
     let this = std::env::current_exe().map_err(|error| format!("where am I? {error}"))?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .args(if scenario.starts_with("tick") {
-            &["--collect-atstart=no", "--toggle-collect=*one_tick*"][..]
-        } else {
-            &[]
-        })
+        .args(apart(scenario).iter().flat_map(|(function, ..)| {
+            let toggle = format!("--toggle-collect={function}");
+            ["--collect-atstart=no".to_owned(), toggle]
+        }))
         .arg(this)
         .args(["--child", scenario, "--requests", &requests.to_string()])
         .env(CALM.0, CALM.1)
@@ -301,6 +320,9 @@ fn child(scenario: &str, requests: usize) {
     if scenario.starts_with("tick") {
         return ticks(scenario, requests);
     }
+    if scenario == "replay" {
+        return replay(requests);
+    }
     let service = match scenario {
         "bare" | "bare-100" | "bare-invented" | "bare-anonymous" => on_tower(Kind::Bare, &tower),
         "observed" | "observed-100" | "rowless" | "invented" | "anonymous" => {
@@ -382,6 +404,33 @@ fn ticks(scenario: &str, ticks: usize) {
 #[inline(never)]
 fn one_tick(callers: &Callers, now: Timestamp) {
     callers.tick(now);
+}
+
+/// Replays a log of fifty callers on ten routes, with five hundred lines a second and now and then an error.
+fn replay(lines: usize) {
+    let name = format!("callerid-instructions-{}.jsonl", std::process::id());
+    let log = std::env::temp_dir().join(name);
+    let mut text = String::new();
+    for line in 0..lines {
+        let (t, caller, route) = (line as f64 / 500.0, line * 7 % 50, line * 3 % 10);
+        let status = if line % 97 == 0 { 422 } else { 200 };
+        let latency = 3 + line * 31 % 40;
+        let _ = writeln!(
+            text,
+            r#"{{"t": {t:.3}, "caller": "client-{caller}", "method": "GET", "route": "/v1/route-{route}", "status": {status}, "latency_ms": {latency}.5}}"#
+        );
+    }
+    std::fs::write(&log, text).expect("a folder for temporary files");
+    let requests = one_replay(&log);
+    std::fs::remove_file(&log).expect("it was written");
+    assert_eq!(requests, lines as u64);
+}
+
+/// What callgrind counts of [`replay`].
+#[inline(never)]
+fn one_replay(log: &Path) -> u64 {
+    let outcome = Replay::default().run(log).expect("a log that can be read");
+    outcome.lines()
 }
 
 /// Gives the table so many other callers, who take the rows.

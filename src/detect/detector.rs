@@ -112,7 +112,7 @@ impl Detector {
             new_names += names;
         }
         let busy = tick.callers.iter().map(Observed::held).sum();
-        self.service.hold(busy, dt as f32);
+        self.service.take_stock(busy, dt as f32);
         self.forgive();
         smooth(&mut self.new_names, new_names, dt as f32, 8.0);
         smooth(&mut self.usual_new_names, new_names, dt as f32, 1800.0);
@@ -216,7 +216,7 @@ impl Detector {
             let (took, usual) = self.service.count(delta, learn);
             state.pace.count(took, usual);
             state.shares.count(delta, took, learn);
-            for (sum, &n) in by_class.iter_mut().zip(&delta.by_class) {
+            for (sum, &n) in by_class.iter_mut().zip(delta.counts()) {
                 *sum += n as f32;
             }
         }

@@ -198,6 +198,9 @@ impl Errors {
 
     /// The class in excess, if there is evidence enough.
     pub(super) fn excess(&self, world: &World, prior: f32) -> Option<Alarm> {
+        if !self.suspects_any() && prior < THRESHOLD {
+            return None; // nearly always
+        }
         let (i, evidence) = self
             .evidence
             .iter()

@@ -9,7 +9,7 @@ pub(super) fn decay(dt: f32, tau: f32) -> f32 {
 
 /// `a / b`, and zero where that is not a number to work with.
 pub(super) fn ratio(a: f32, b: f32) -> f32 {
-    if b > 0.0 && a.is_finite() && b.is_finite() {
+    if b > 0.0 && a.is_finite() {
         (a / b).min(1e9)
     } else {
         0.0

@@ -53,6 +53,12 @@ impl RouteDelta {
         bad.iter().fold(0, |bits, n| bits | n) == 0
     }
 
+    /// The counts by class, as far as there can be any: those of most ticks end with the first.
+    pub(super) fn counts(&self) -> &[u32] {
+        let all = &self.by_class;
+        if self.is_good() { &all[..1] } else { all }
+    }
+
     /// [`Self::service_time`], whatever was put there.
     pub(super) fn took(&self) -> f32 {
         sane(self.service_time)

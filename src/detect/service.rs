@@ -35,6 +35,8 @@ pub(super) struct Service {
     sound: [f32; Class::COUNT],
     pace: Pace,
     busy: f32,
+    /// Of [`Self::recent`] all, and the faults of the service, for everybody who asks in a tick.
+    answers: [f32; 2],
     /// Slow requests of the past half hour; see [`Self::is_slow`].
     slow: f32,
     /// Slow requests of the last minute.
@@ -143,7 +145,7 @@ impl Service {
         };
         let n = delta.completed();
         let took = delta.took();
-        for (i, &n) in delta.by_class.iter().enumerate() {
+        for (i, &n) in delta.counts().iter().enumerate() {
             if n == 0 {
                 continue; // most classes of most routes
             }
@@ -177,6 +179,9 @@ impl Service {
 
     /// Whether one of a few requests took much longer than usual on the route.
     pub(super) fn is_slow(&self, delta: &RouteDelta) -> bool {
+        if delta.took() < SLOW_SECONDS {
+            return false; // most
+        }
         let Some(tally) = self.tally(delta.route).filter(|t| t.weight * MEMORY > 10.0) else {
             return false;
         };
@@ -238,10 +243,8 @@ impl Service {
 
     /// The share of the service's own faults among the answers that others get.
     pub(super) fn others_faults(&self, own_all: f32, own_faults: f32) -> f32 {
-        share(
-            self.recent.iter().sum::<f32>() - own_all,
-            faults(&self.recent) - own_faults,
-        )
+        let [all, faults] = self.answers;
+        share(all - own_all, faults - own_faults)
     }
 
     /// By how much that share is above its past; zero where it may be chance.
@@ -267,8 +270,9 @@ impl Service {
         self.recent.iter().sum()
     }
 
-    /// Takes what all callers held in flight, in seconds of request time.
-    pub(super) fn hold(&mut self, busy: f32, dt: f32) {
+    /// Takes what all callers held in flight, in seconds of request time, once all that has ended is counted.
+    pub(super) fn take_stock(&mut self, busy: f32, dt: f32) {
+        self.answers = [self.recent_all(), faults(&self.recent)];
         smooth(&mut self.busy, busy, dt, PACE);
     }
 

@@ -54,7 +54,7 @@ impl Shares {
         let fade = fade.into();
         let (recent, busy) = (fade.recent, fade.pace);
         let usual = if learn { fade.memory } else { 1.0 };
-        for slot in &mut self.0 {
+        for slot in self.0.iter_mut().filter(|slot| slot.route > 0) {
             slot.usual *= usual;
             slot.recent *= recent;
             slot.busy *= busy;
@@ -84,7 +84,7 @@ impl Shares {
         if learn {
             slot.usual += n / MEMORY;
         }
-        for (class, &n) in Class::ALL.into_iter().zip(&delta.by_class) {
+        for (class, &n) in Class::ALL.into_iter().zip(delta.counts()) {
             match class.fault() {
                 Fault::None => {}
                 Fault::Caller => slot.faults[0] += n as f32 / RECENT,

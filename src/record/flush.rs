@@ -57,6 +57,8 @@ pub(crate) struct RowHandles {
     refusals: Option<Box<[RefusalHandles; Reason::COUNT]>>,
     routes: Vec<RouteHandles>,
     runaways: Vec<RunawayHandles>,
+    /// Whether the counters of runaways exist.
+    has_runaways: bool,
     /// Made when the caller runs away for the first time.
     pages: Option<GaugeHandle>,
     last_pins: LastPinHandles,
@@ -159,6 +161,7 @@ impl RowHandles {
                     now: None,
                 })
                 .collect(),
+            has_runaways: false,
             pages: None,
             last_pins: LastPinHandles::default(),
             seen: Totals::default(),
@@ -266,8 +269,13 @@ impl RowHandles {
         self.in_flight.set(totals.in_flight() as f64, flush);
         self.request_bytes.bring_to(totals.request_bytes, flush);
         self.response_bytes.bring_to(totals.response_bytes, flush);
-        for (handles, ended) in self.classes.iter_mut().zip(totals.by_class) {
-            handles.requests.bring_to(ended, flush);
+        // Most handles have nothing to do, and each is a cache line or two that need not be looked at.
+        let all = !self.born || flush.renew;
+        let seen = totals.by_class.iter().zip(&self.seen.by_class);
+        for (handles, (ended, seen)) in self.classes.iter_mut().zip(seen) {
+            if all || ended != seen {
+                handles.requests.bring_to(*ended, flush);
+            }
         }
         if self.hands_over(flush) {
             self.tell_samples(reading, flush);
@@ -311,6 +319,10 @@ impl RowHandles {
     }
 
     fn tell_runaways(&mut self, row: &Row, flush: &Flush<'_>) {
+        if !row.runaways.ever() && self.has_runaways && !flush.renew {
+            return;
+        }
+        self.has_runaways = true;
         let mut ever = false;
         for handles in &mut self.runaways {
             let (count, open) = row.runaways.read(handles.signal);
@@ -335,7 +347,14 @@ impl RowHandles {
 
     fn tell_refusals(&mut self, totals: &Totals, flush: &Flush<'_>) {
         let mut counts = totals.refused.iter().chain(&totals.would_refuse);
-        if self.refusals.is_none() && !flush.limits && counts.all(|count| *count == 0) {
+        let quiet = if self.refusals.is_none() {
+            !flush.limits && counts.all(|count| *count == 0)
+        } else {
+            let seen = &self.seen;
+            let same = totals.refused == seen.refused && totals.would_refuse == seen.would_refuse;
+            same && !flush.renew
+        };
+        if quiet {
             return;
         }
         let handles = self.refusals.get_or_insert_with(|| {

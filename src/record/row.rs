@@ -61,6 +61,12 @@ impl Runaways {
         (u64::from(count), open)
     }
 
+    /// Whether there has been any.
+    pub(crate) fn ever(&self) -> bool {
+        let mut counts = self.counts.iter();
+        counts.any(|count| count.load(Ordering::Relaxed) != 0)
+    }
+
     /// Whether any has not ended.
     pub(crate) fn are_open(&self) -> bool {
         self.open.load(Ordering::Relaxed) != 0

@@ -301,6 +301,9 @@ impl Rate {
     /// The rise, if there is evidence enough. `prior` is evidence in nats from elsewhere; so many requests that
     /// `waited` are none.
     pub(super) fn rise(&self, world: &World, prior: f32, waited: f32) -> Option<Alarm> {
+        if self.evidence.iter().all(|sum| sum + prior < THRESHOLD) {
+            return None; // nearly always
+        }
         let expected = self.expected(world);
         let unseen = SEEN / (SEEN + self.fano[1]);
         let seconds = LEAST_SECONDS + UNSEEN_SECONDS * unseen;
