@@ -156,3 +156,27 @@ fn a_clamp_holds_beside_a_quota_in_shadow_which_still_counts() {
     rig.callers.set_mode(Mode::Shadow);
     assert_eq!(rig.burst("a", 50), 50, "the switch caps it");
 }
+
+#[test]
+fn a_block_goes_over_every_policy_for_one_name_and_ends_by_itself() {
+    let minute = std::time::Duration::from_secs(60);
+    let policies = [
+        Policy::new().allow(),
+        Policy::new().quota(Quota::per_second(1_000)).shadow(),
+        Policy::new(),
+    ];
+    for policy in policies {
+        let rig = Rig::new(|builder| builder.default_policy(policy.clone()));
+        assert_eq!(rig.burst("a", 5), 5);
+        rig.callers.block("a", minute);
+        let refused = rig.send(from("a"));
+        assert_eq!(refused.status(), 429, "{policy:?}");
+        let after: u64 = header(&refused, "retry-after").unwrap().parse().unwrap();
+        assert!((55..=95).contains(&after), "{after}");
+        assert_eq!((rig.burst("a", 5), rig.burst("b", 5)), (0, 5), "{policy:?}");
+        assert_eq!(rig.counts("a").refused[Reason::Blocked], 6);
+        rig.wait(60_000);
+
+        assert_eq!(rig.burst("a", 5), 5, "{policy:?}");
+    }
+}
