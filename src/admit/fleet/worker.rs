@@ -21,6 +21,8 @@ use crate::clock::{Ticker, Timestamp};
 
 /// How long a request waits at the most.
 pub(super) const BUDGET: Duration = Duration::from_millis(25);
+/// How long the goodbye may take: nobody waits for it but who ends.
+const GOODBYE: Duration = Duration::from_millis(250);
 /// Ticks between two attempts to reach a Redis that does not answer.
 const RETRY: u64 = 2;
 /// Ticks between two counts of the replicas.
@@ -133,7 +135,7 @@ impl Worker {
         {
             let leaving = self.exchange.leave(connection);
             // Where it takes longer, the others notice after a few seconds.
-            let _ = tokio::time::timeout(BUDGET, leaving).await;
+            let _ = tokio::time::timeout(GOODBYE, leaving).await;
         }
     }
 
