@@ -190,9 +190,47 @@ impl fmt::Debug for Ticker {
     }
 }
 
+/// Days from 1970-01-01 to a date of the Gregorian calendar. Years begin in March here, so that the leap day is the last.
+#[cfg(any(test, feature = "config", feature = "replay"))]
+pub(crate) fn days_of(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leaps + (month * 153 + 2) / 5 + day - 719_469
+}
+
+/// Year, month and day, so many days after 1970-01-01.
+pub(crate) fn date_of(days: u64) -> (u64, u64, u64) {
+    // By eras of 400 years of 146,097 days that begin in March.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year + era * 400 + u64::from(month <= 2), month, date)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_and_dates_agree_for_a_thousand_years() {
+        assert_eq!(days_of(1970, 1, 1), 0);
+        assert_eq!(days_of(2000, 2, 29), 11_016);
+        let mut last = (1969, 12, 31);
+        for days in 0..365_250 {
+            let (year, month, day) = date_of(days);
+            assert_eq!(days_of(year as i64, month as i64, day as i64), days as i64);
+            assert!(last < (year, month, day) && month <= 12 && day <= 31);
+            last = (year, month, day);
+        }
+    }
 
     #[test]
     fn manual_clock_moves_only_when_told_and_clones_agree() {

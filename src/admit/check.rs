@@ -7,12 +7,13 @@ use crate::caller::Provenance;
 use crate::clock::Timestamp;
 
 /// `table.name`, with the name in quotes where TOML wants it so.
-fn at(table: &str, name: &str) -> String {
+pub(crate) fn at(table: &str, name: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let dot = if table.is_empty() { "" } else { "." };
     if !name.is_empty() && name.bytes().all(bare) {
-        format!("{table}.{name}")
+        format!("{table}{dot}{name}")
     } else {
-        format!("{table}.{name:?}")
+        format!("{table}{dot}{name:?}")
     }
 }
 

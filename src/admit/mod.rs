@@ -40,6 +40,8 @@ use arc_swap::ArcSwap;
 
 pub(crate) use self::answers::Reply;
 pub use self::ceiling::Ceiling;
+#[cfg(feature = "config")]
+pub(crate) use self::check::at;
 pub(crate) use self::clamp::Clamp;
 use self::clamp::Clamps;
 pub(crate) use self::decide::{Ask, Remembered, Verdict};

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use toml::{Table, Value};
 
-use crate::clock::Timestamp;
+use crate::admit::at;
+use crate::clock::{Timestamp, days_of};
 
 /// A table that is being read.
 pub(super) struct Reader<'a> {
@@ -13,17 +14,6 @@ pub(super) struct Reader<'a> {
     table: &'a Table,
     known: Vec<&'static str>,
     problems: &'a mut Vec<String>,
-}
-
-/// `path` and `key`, with the key in quotes where TOML wants it so.
-fn join(path: &str, key: &str) -> String {
-    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    let dot = if path.is_empty() { "" } else { "." };
-    if !key.is_empty() && key.bytes().all(bare) {
-        format!("{path}{dot}{key}")
-    } else {
-        format!("{path}{dot}{key:?}")
-    }
 }
 
 impl<'a> Reader<'a> {
@@ -38,7 +28,7 @@ impl<'a> Reader<'a> {
 
     /// Notes what is wrong with a field.
     pub(super) fn say(&mut self, key: &str, problem: impl Display) {
-        let at = join(&self.path, key);
+        let at = at(&self.path, key);
         self.problems.push(format!("{at}: {problem}"));
     }
 
@@ -133,7 +123,7 @@ impl<'a> Reader<'a> {
         read: impl FnOnce(&mut Reader<'_>) -> T,
     ) -> Option<T> {
         let table = self.table(key)?;
-        let path = join(&self.path, key);
+        let path = at(&self.path, key);
         let mut inner = Reader::new(&path, table, self.problems);
         let found = read(&mut inner);
         inner.finish();
@@ -149,10 +139,10 @@ impl<'a> Reader<'a> {
         let Some(named) = self.table(key) else {
             return Vec::new();
         };
-        let path = join(&self.path, key);
+        let path = at(&self.path, key);
         let mut all = Vec::new();
         for (name, value) in named {
-            let at = join(&path, name);
+            let at = at(&path, name);
             let Some(table) = value.as_table() else {
                 self.problems.push(format!("{at}: is not a table"));
                 continue;
@@ -169,13 +159,13 @@ impl<'a> Reader<'a> {
         let Some(named) = self.table(key) else {
             return Vec::new();
         };
-        let path = join(&self.path, key);
+        let path = at(&self.path, key);
         let mut all = Vec::new();
         for (name, value) in named {
             match count_of(value) {
                 Some(count) => all.push((name.clone(), count)),
                 None => {
-                    let at = join(&path, name);
+                    let at = at(&path, name);
                     self.problems.push(format!(
                         "{at}: {value} is not a whole number; use 1 to 4294967295"
                     ));
@@ -194,7 +184,7 @@ impl<'a> Reader<'a> {
             .keys()
             .filter(|key| !known.contains(&key.as_str()))
         {
-            let at = join(&self.path, key);
+            let at = at(&self.path, key);
             self.problems.push(format!(
                 "{at}: is not a field; use one of {}",
                 known.join(", ")
@@ -224,7 +214,7 @@ pub(super) fn time_of(value: &Value) -> Option<Timestamp> {
         toml::value::Offset::Z => 0,
         toml::value::Offset::Custom { minutes } => i64::from(minutes),
     };
-    let days = days_from_civil(
+    let days = days_of(
         i64::from(date.year),
         i64::from(date.month),
         i64::from(date.day),
@@ -232,16 +222,6 @@ pub(super) fn time_of(value: &Value) -> Option<Timestamp> {
     let of_day = i64::from(clock.hour) * 3_600 + i64::from(clock.minute) * 60;
     let secs = days * 86_400 + of_day + i64::from(clock.second.unwrap_or(0)) - minutes * 60;
     Some(Timestamp::from_secs(u64::try_from(secs).ok()?))
-}
-
-/// Days since 1970-01-01 of a date of the Gregorian calendar (H. Hinnant, chrono-compatible low-level date
-/// algorithms).
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let of_era = year - era * 400;
-    let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 #[cfg(test)]

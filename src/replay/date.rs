@@ -1,5 +1,7 @@
 //! The time of a combined log.
 
+use crate::clock::days_of;
+
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
@@ -23,24 +25,13 @@ pub(super) fn seconds(text: &str) -> Option<i64> {
         _ => return None,
     };
     let zone = within(zone.get(..2)?, 0, 23)? * 60 + within(zone.get(2..4)?, 0, 59)?;
-    let at = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
+    let at = ((days_of(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
     Some(at - sign * zone * 60)
 }
 
 fn within(text: &str, least: i64, most: i64) -> Option<i64> {
     let number = text.parse().ok()?;
     (least..=most).contains(&number).then_some(number)
-}
-
-/// Days since 1970 in the Gregorian calendar. The year begins in March, so that the leap day is its last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let leaps = year / 4 - year / 100 + year / 400;
-    year * 365 + leaps + (month * 153 + 2) / 5 + day - 719_469
 }
 
 #[cfg(test)]

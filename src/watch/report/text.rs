@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Report;
+use crate::clock::date_of;
 use crate::events::{Body, Event, PROGRAM};
 use crate::json::Line;
 use crate::watch::words::in_words;
@@ -193,15 +194,7 @@ pub(crate) fn escape(text: &str) -> String {
 pub(crate) fn utc(t: f64) -> String {
     let secs = t.max(0.0) as u64;
     let (days, second) = (secs / 86_400, secs % 86_400);
-    // The civil calendar from days since 1970-01-01, by eras of 400 years of 146,097 days that begin in March.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
+    let (year, month, date) = date_of(days);
     let (hour, minute) = (second / 3_600, second % 3_600 / 60);
     format!(
         "{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{:02}Z",
