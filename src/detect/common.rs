@@ -1,6 +1,7 @@
 //! What all callers have in common: a crowd, a service that fails.
 
 use super::detector::Detector;
+use super::episode::Alarm;
 use super::event::{Event, Harm, Kind};
 use super::math::{median, ratio};
 use super::{FIRST, WARM, errors};
@@ -34,7 +35,29 @@ impl Condition {
     }
 }
 
+/// A crowd that comes shows in the median of callers after so many seconds,
+const MEDIAN: f32 = 30.0;
+/// and in the sum when that has just grown by this part of what is usual.
+const GROWS: f32 = 0.15;
+
 impl Detector {
+    /// Whether a rise may be the first of a crowd that comes: the others together have just grown too. What one of them
+    /// adds beyond its usual does not count, lest two runaways hide each other.
+    pub(super) fn one_of_many(&self, slot: usize, rise: &Alarm) -> bool {
+        if rise.age >= MEDIAN {
+            return false;
+        }
+        let (mut more, mut usual) = (0.0, 0.0);
+        for (i, state) in self.callers.iter().enumerate() {
+            if i != slot && !state.is_free() && state.rate.age() >= 6 {
+                let mean = state.rate.mean();
+                more += (state.rate.now() - state.rate.lately()).min(mean);
+                usual += mean;
+            }
+        }
+        usual > 0.0 && more >= GROWS * usual
+    }
+
     pub(super) fn find_what_is_common(&mut self) {
         self.scratch.clear();
         let ratios = self
@@ -153,6 +176,7 @@ pub(super) fn turn(
 mod tests {
     use std::time::Duration;
 
+    use super::super::event::Signal;
     use super::super::observe::{CallerId, Load, Observed, RouteDelta, Row, Tick};
     use super::*;
     use crate::caller::Provenance;
@@ -160,12 +184,20 @@ mod tests {
 
     /// Ten callers, each with so many requests a second, for so many seconds.
     fn run(detector: &mut Detector, from: u64, seconds: u64, rate: u32) -> Vec<Event> {
-        let mut delta = RouteDelta {
-            service_time: 0.01 * rate as f32,
-            ..RouteDelta::default()
-        };
-        delta.by_class[Class::Ok.index()] = rate;
-        let routes = [delta];
+        run_of(detector, from, seconds, [rate; 2])
+    }
+
+    /// The same, with the rate of the first of them and that of the others.
+    fn run_of(detector: &mut Detector, from: u64, seconds: u64, rates: [u32; 2]) -> Vec<Event> {
+        let routes = rates.map(|rate| {
+            let mut delta = RouteDelta {
+                service_time: 0.01 * rate as f32,
+                ..RouteDelta::default()
+            };
+            delta.by_class[Class::Ok.index()] = rate;
+            [delta]
+        });
+        let of = |slot: u32| usize::from(slot > 0);
         let seen = |slot| Observed {
             id: CallerId {
                 slot,
@@ -174,11 +206,11 @@ mod tests {
             name: "a",
             provenance: Provenance::Verified,
             row: Row::Caller,
-            started: rate,
+            started: rates[of(slot)],
             new_names: 0,
             in_flight: 0,
-            busy: delta.service_time,
-            routes: &routes,
+            busy: routes[of(slot)][0].service_time,
+            routes: &routes[of(slot)],
         };
         let callers: Vec<_> = (0..10).map(seen).collect();
         let mut events = Vec::new();
@@ -201,6 +233,28 @@ mod tests {
         assert!(said[0].t < 1_000_920.0, "{said:?}");
         let said = run(&mut detector, 960, 120, 4);
         assert_eq!(said[0].kind, Kind::CrowdEnded);
+    }
+
+    #[test]
+    fn who_rises_as_a_crowd_comes_waits_for_the_median_and_who_rises_alone_does_not() {
+        let waits = |others: u32, seconds: u64, age: f32| {
+            let mut detector = Detector::new();
+            run(&mut detector, 0, 900, 4);
+            run_of(&mut detector, 900, seconds, [16, others]);
+            let rise = Alarm {
+                signal: Signal::Rate,
+                class: None,
+                baseline: 4.0,
+                observed: 16.0,
+                age,
+            };
+            detector.one_of_many(0, &rise)
+        };
+        assert!(waits(8, 4, 4.0));
+        assert!(!waits(4, 4, 4.0));
+        // What has lasted is judged by the median, and a crowd that has come is no news.
+        assert!(!waits(8, 4, MEDIAN));
+        assert!(!waits(8, 120, 4.0));
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Detector {
             };
             rate = ask(&|prior| state.rate.rise(world, prior, waited));
             heir = rate.is_some_and(|rise| self.took_over(slot, &rise));
-            rate = rate.filter(|_| !heir);
+            rate = rate.filter(|rise| !heir && !self.one_of_many(slot, rise));
         }
         let mut errors = None;
         if closed(Signal::Errors) {
