@@ -20,7 +20,7 @@ use crate::admit::fleet::board::Board;
 use crate::clock::Timestamp;
 use crate::events::PROGRAM;
 use crate::incidents::Incidents;
-use crate::record::row::lock;
+use crate::lock::lock;
 
 /// Pins that are kept, the latest.
 pub(crate) const PINS: usize = 200;

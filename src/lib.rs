@@ -157,6 +157,7 @@ pub mod incidents;
 mod json;
 #[cfg(feature = "dashboard")]
 mod kept;
+mod lock;
 pub mod middleware;
 mod outcome;
 mod pipeline;

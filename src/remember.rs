@@ -15,7 +15,7 @@ use crate::events::{Body, Change, Event, Kind, Pin};
 use crate::incidents::{Incident, Post, PostError};
 use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS, instant, seconds};
 #[cfg(feature = "redis")]
-use crate::record::row::lock;
+use crate::lock::lock;
 use crate::upkeep::Upkeep;
 use crate::watch::Expectation;
 use crate::watch::hand::Hand;

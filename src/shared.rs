@@ -12,7 +12,7 @@ use crate::admit::fleet::board::{Board, Note, Put};
 use crate::clock::Timestamp;
 use crate::events::{Body, PROGRAM, RELEASED};
 use crate::kept::{Brake, Expected, InHand, Keeper, Kept, KeptPin, PINS, Released};
-use crate::record::row::lock;
+use crate::lock::lock;
 use crate::upkeep::Upkeep;
 use crate::watch::hand::LASTS;
 

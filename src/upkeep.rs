@@ -14,11 +14,11 @@ use crate::clock::Timestamp;
 #[cfg(feature = "config")]
 use crate::config::Config;
 use crate::gauges::Gauges;
+use crate::lock::lock;
 use crate::pipeline::Core;
 use crate::record::flush::{Reading, count_sources};
 use crate::record::handles::{CounterHandle, Flush, GaugeHandle, METADATA, Sources};
 use crate::record::names;
-use crate::record::row::lock;
 use crate::watch::Watch;
 
 /// How often counts go to the recorder.

@@ -16,6 +16,7 @@ const LAYERS: [(&[&str], bool); 6] = [
             "roster",
             "span",
             "json",
+            "lock",
             "events",
             "incidents",
         ],

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::lock;
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// Windows that the long-term mean remembers.
 const LONG: f64 = 600.0;

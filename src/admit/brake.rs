@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Admission;
 use super::bucket::Bucket;
 use super::mode::Mode;
 use super::quota::Quota;
 use super::seat::Seat;
-use super::{Admission, lock};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// What a caller in a runaway is held to.
 #[derive(Debug)]

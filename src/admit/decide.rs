@@ -28,8 +28,9 @@ use super::terms::{Found, Total};
 #[cfg(feature = "redis")]
 use super::way::Admitted;
 use super::way::{Denied, Taken, Way};
-use super::{Admission, Permit, Seat, Terms, lock};
+use super::{Admission, Permit, Seat, Terms};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 use crate::outcome::Reason;
 
 /// What is decided of a request.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use http::header::HeaderValue;
 
-use super::lock;
+use crate::lock::lock;
 
 /// How many texts, in the whole process.
 const ROOM: usize = 1_024;

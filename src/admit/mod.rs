@@ -34,7 +34,7 @@ mod way;
 mod words;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
@@ -62,6 +62,7 @@ pub(crate) use self::seat::Seat;
 use self::terms::Totals;
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// Bytes that a caller with a quota takes here, beside its entry: the seat, its terms and a bucket.
 #[cfg(test)]
@@ -112,10 +113,6 @@ impl Book {
     fn limit_anything(&self) -> bool {
         self.clamps.any() || self.policies.limit_anything()
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Admission {

@@ -16,6 +16,7 @@ use super::ceiling::Ceiling;
 use super::fair::{Demand, water_level};
 use super::seat::Seat;
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// Among whom a caller's share is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +222,7 @@ impl Room {
         // A plain look first: the swap would take the cache line from every other thread.
         if !seat.listed.load(Ordering::SeqCst) && !seat.listed.swap(true, Ordering::SeqCst) {
             seat.sample(0, now);
-            super::lock(&self.arrived).push(Arc::clone(seat));
+            lock(&self.arrived).push(Arc::clone(seat));
         }
     }
 
@@ -284,8 +285,8 @@ impl Room {
 
     /// Lets go of every seat: a seat holds the room, and the room must not hold it for ever.
     pub(super) fn clear(&self) {
-        super::lock(&self.arrived).clear();
-        super::lock(&self.active).seats.clear();
+        lock(&self.arrived).clear();
+        lock(&self.active).seats.clear();
     }
 
     /// Forgets who is gone, also where the ceiling is never reached; call it now and then.
@@ -298,7 +299,7 @@ impl Room {
     }
 
     fn forget_idle(&self, active: &mut Active, now: Timestamp) {
-        active.seats.append(&mut super::lock(&self.arrived));
+        active.seats.append(&mut lock(&self.arrived));
         active.seats.retain(|seat| {
             seat.sample(seat.occupied.load(Ordering::SeqCst), now);
             let seen = Timestamp::from_nanos(seat.seen.load(Ordering::Relaxed));

@@ -20,8 +20,8 @@ use crate::builder::{Builder, visible};
 use crate::callers::Callers;
 use crate::clock::{Clock, MonotonicClock, Timestamp};
 use crate::events::{Change, Pin};
+use crate::lock::lock;
 use crate::pipeline::{Core, Exempt};
-use crate::record::row::lock;
 use crate::roster::{Account, Roster};
 
 /// The environment variable that overrules `mode` in the files.

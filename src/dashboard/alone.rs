@@ -21,8 +21,8 @@ use crate::admit::fleet::{Fleet, reader::Reader};
 use crate::builder::BuildError;
 use crate::clock::{Clock, MonotonicClock, Timestamp};
 use crate::kept::{self, Kept};
+use crate::lock::lock;
 use crate::pipeline::PeerFn;
-use crate::record::row::lock;
 
 const AWAY: http::StatusCode = http::StatusCode::SERVICE_UNAVAILABLE;
 /// How long a source that is away is not asked again.

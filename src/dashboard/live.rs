@@ -12,9 +12,9 @@ use super::line::Line;
 use crate::callers::Callers;
 use crate::clock::Timestamp;
 use crate::events::{Event, Kind};
+use crate::lock::lock;
 use crate::outcome::Class;
 use crate::record::histogram::Histogram;
-use crate::record::row::lock;
 use crate::snapshot::CeilingSnapshot;
 use crate::watch::changes::{LATE, ours};
 

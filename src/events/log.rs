@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::subscription::{Queue, Subscription};
 use super::{Body, Event, Kind};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// Events beyond this many are forgotten, oldest first.
 const KEPT: usize = 1_000;
@@ -36,10 +37,6 @@ struct Untold {
     events: VecDeque<Arc<Event>>,
     /// Somebody tells them.
     telling: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl EventLog {

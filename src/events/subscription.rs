@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 
 use super::Event;
+use crate::lock::lock;
 
 /// Events that wait for a listener; of one that does not come, the oldest are dropped.
 const WAITING: usize = 256;
@@ -25,13 +26,9 @@ struct State {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn push(&self, event: Arc<Event>) {
         let waker = {
-            let mut state = self.lock();
+            let mut state = lock(&self.0);
             if state.events.len() >= WAITING {
                 state.events.pop_front();
                 state.missed += 1;
@@ -47,7 +44,7 @@ impl Queue {
 
     pub(super) fn close(&self) {
         let waker = {
-            let mut state = self.lock();
+            let mut state = lock(&self.0);
             state.closed = true;
             state.waker.take()
         };
@@ -71,13 +68,13 @@ impl Subscription {
     /// The next event, if one waits.
     #[must_use]
     pub fn try_next(&self) -> Option<Arc<Event>> {
-        self.0.lock().events.pop_front()
+        lock(&self.0.0).events.pop_front()
     }
 
     /// How many events were dropped because nobody took them.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.0.lock().missed
+        lock(&self.0.0).missed
     }
 }
 
@@ -85,7 +82,7 @@ impl Stream for Subscription {
     type Item = Arc<Event>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.0.lock();
+        let mut state = lock(&self.0.0);
         match state.events.pop_front() {
             Some(event) => Poll::Ready(Some(event)),
             None if state.closed => Poll::Ready(None),

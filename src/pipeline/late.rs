@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::Core;
 use crate::admit::{Gate, Seat};
 use crate::caller::{Caller, Provenance, Source, valid_name};
+use crate::lock::lock;
 use crate::record::lane::Lane;
-use crate::record::row::lock;
 use crate::registry::Who;
 use crate::registry::entry::{Entry, Trust};
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::events::Pattern;
+use crate::lock::lock;
 use crate::record::lane::Lane;
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 
 /// Paths that are looked at per episode.
 const SAMPLE: usize = 512;

@@ -17,7 +17,7 @@ use http_body::Body;
 
 use super::Core;
 use crate::clock::Timestamp;
-use crate::record::row::lock;
+use crate::lock::lock;
 
 /// How long at the least a body is left alone: longer than an answer is on its way.
 const LASTS: Duration = Duration::from_millis(500);

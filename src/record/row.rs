@@ -15,6 +15,7 @@ use super::window::Series;
 use crate::caller::{Provenance, Source};
 use crate::clock::{Ticker, Timestamp};
 use crate::events::Signal;
+use crate::lock::lock;
 use crate::outcome::{Class, ErrorDetail};
 
 /// How often a caller has run away, and whether it does now, by signal.
@@ -86,11 +87,6 @@ pub(crate) struct Row {
     handles: Mutex<RowHandles>,
     pub(crate) runaways: Runaways,
     pub(crate) last_pins: LastPins,
-}
-
-/// Takes a lock whether or not a thread panicked with it: the counts behind it are whole at any time.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Row {

@@ -26,7 +26,7 @@ impl Registry {
         let before = self.roster.swap(Arc::clone(roster));
         let limits = self.limits();
         let room = limits.exported - OURS - limits.reserved;
-        super::lock(&self.places).set_room(room.saturating_sub(roster.len()));
+        crate::lock::lock(&self.places).set_room(room.saturating_sub(roster.len()));
         for account in roster.accounts() {
             self.enrol(account, now);
         }

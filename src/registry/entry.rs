@@ -8,9 +8,10 @@ use super::versions::Versions;
 use crate::admit::{Seat, Subject};
 use crate::caller::{Caller, Provenance};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 use crate::outcome::{Class, Reason};
 use crate::record::lane::Lane;
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 use crate::record::totals::Totals;
 use crate::record::window::Pace;
 

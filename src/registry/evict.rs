@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError};
 use super::entry::{Entry, Trust};
 use super::{Registry, cache};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 use crate::record::route::{Route, RouteRef};
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 
 /// So many requests of a name without an entry must be certain before it may displace another.
 pub(super) const HEAVY: u32 = 64;

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Mutex;
 
+use crate::lock::lock;
 use crate::record::bounded::Bounded;
-use crate::record::row::lock;
 
 /// How many values are kept of each kind.
 const ROOM: usize = 32;

@@ -7,7 +7,7 @@
 
 use std::sync::Mutex;
 
-use crate::record::row::lock;
+use crate::lock::lock;
 
 const WAYS: usize = 8;
 const SETS: usize = 512;

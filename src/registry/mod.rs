@@ -43,9 +43,10 @@ pub(crate) use self::place::Place;
 use self::versions::{Said, Sightings};
 use crate::caller::{Caller, EXEMPT, INVALID, OTHER, Provenance, Source, UNKNOWN};
 use crate::clock::{Ticker, Timestamp};
+use crate::lock::lock;
 use crate::record::lane::thread_number;
 use crate::record::route::{RouteHash, RouteRef};
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 use crate::record::totals::Totals;
 use crate::roster::Roster;
 

@@ -9,8 +9,9 @@ use super::Registry;
 use super::entry::{Entry, Trust};
 #[cfg(feature = "dashboard")]
 use crate::caller::Provenance;
+use crate::lock::lock;
 use crate::record::route::{RouteHash, RouteRef};
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 use crate::record::totals::Totals;
 use crate::roster::Account;
 

@@ -7,7 +7,7 @@ use super::Registry;
 use super::entry::{Entry, Trust};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
-use crate::record::row::lock;
+use crate::lock::lock;
 
 /// Versions of a caller that are told apart.
 const KNOWN: usize = 8;

@@ -18,7 +18,7 @@ use crate::callers::Callers;
 use crate::clock::{ManualClock, Timestamp};
 use crate::events::{Change, Event, Kind, Pin};
 use crate::identify::{Identity, from_fn};
-use crate::record::row::lock;
+use crate::lock::lock;
 use crate::registry::InferredLabel;
 use crate::upkeep::TICK;
 use crate::watch::words::in_words;

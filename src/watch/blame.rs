@@ -15,9 +15,9 @@ use super::past::{Done, Past};
 use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::events::{Pattern, Pin};
+use crate::lock::lock;
 use crate::outcome::Class;
 use crate::pipeline::Core;
-use crate::record::row::lock;
 use crate::record::window::{FINE, Step};
 use crate::registry::entry::{Entry, Trust};
 

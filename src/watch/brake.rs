@@ -12,8 +12,8 @@ use crate::caller::Provenance;
 use crate::clock::Timestamp;
 use crate::detect::Standing;
 use crate::events::{Body, Event, EventLog, Finding, Kind, OURSELVES, Signal};
+use crate::lock::lock;
 use crate::pipeline::Core;
-use crate::record::row::lock;
 use crate::registry::entry::{Entry, Trust};
 
 /// After this long what a caller does is the rule: only a person holds it any longer.

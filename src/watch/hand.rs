@@ -8,7 +8,7 @@ use super::open::Open;
 use super::{Inner, Watch};
 use crate::clock::Timestamp;
 use crate::events::{EventLog, Finding, Kind};
-use crate::record::row::lock;
+use crate::lock::lock;
 use crate::registry::entry::Entry;
 
 /// Seconds after which a signal that begins is news again, unless another has not ended since.

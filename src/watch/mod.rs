@@ -25,9 +25,9 @@ use crate::clock::Timestamp;
 use crate::detect::memory::StateError;
 use crate::detect::{self, Detector, Tick};
 use crate::events::{Body, Change, Event, EventLog, Finding, Kind, Pin};
+use crate::lock::lock;
 use crate::pipeline::Core;
 use crate::record::last_pins::LastPins;
-use crate::record::row::lock;
 use crate::registry::entry::Entry;
 use crate::registry::versions::Sighting;
 

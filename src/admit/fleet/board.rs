@@ -10,7 +10,7 @@ use redis::Script;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 
-use crate::admit::lock;
+use crate::lock::lock;
 
 const SCRIPT: &str = include_str!("board.lua");
 /// Bytes of the text, its token included.

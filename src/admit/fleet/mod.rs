@@ -53,10 +53,10 @@ pub(crate) use self::part::Part;
 pub use self::settings::{Fleet, FleetMode, OnFailure};
 use self::worker::Worker;
 use super::bucket::Bucket;
-use super::lock;
 use super::quota::Quota;
 use super::terms::Subject;
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// How many requests may wait; more are told that nobody answers.
 const WAITING: usize = 4_096;

@@ -16,9 +16,9 @@ use super::link::Link;
 use super::settings::OnFailure;
 use super::simulated::Exact;
 use super::worker::Worker;
-use crate::admit::lock;
 use crate::admit::quota::Quota;
 use crate::clock::{Clock, ManualClock, Ticker, Timestamp};
+use crate::lock::lock;
 
 /// Within this time the limit must be whole again.
 const WHOLE: Duration = Duration::from_secs(2);

@@ -9,9 +9,10 @@ use super::changes::{LATE, OwnChange, ours};
 use super::{Inner, Watch};
 use crate::caller::EXEMPT;
 use crate::events::{Event, Finding, Kind, Signal};
+use crate::lock::lock;
 use crate::outcome::{Class, Fault};
 use crate::pipeline::Core;
-use crate::record::row::{Row, lock};
+use crate::record::row::Row;
 use crate::record::window::Step;
 use crate::registry::entry::Entry;
 
