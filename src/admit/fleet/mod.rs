@@ -305,6 +305,16 @@ impl fmt::Debug for Pool {
     }
 }
 
+/// Tells whoever asks in the next moment that nobody answers.
+async fn turn_away(asks: &mut mpsc::Receiver<Ask>) {
+    let telling = async {
+        while let Some(ask) = asks.recv().await {
+            ask.tell(Answer::Failed);
+        }
+    };
+    let _ = tokio::time::timeout(START, telling).await;
+}
+
 /// The thread. A panic is said and does not end it.
 fn work(runtime: tokio::runtime::Runtime, mut worker: Worker, mut asks: mpsc::Receiver<Ask>) {
     loop {
@@ -314,8 +324,37 @@ fn work(runtime: tokio::runtime::Runtime, mut worker: Worker, mut asks: mpsc::Re
         }
         worker.reset();
         tracing::error!("callerid: the thread of the fleet panicked; it goes on");
-        std::thread::sleep(START);
+        runtime.block_on(turn_away(&mut asks));
     }
     // A look-up of a name may still be under way.
     runtime.shutdown_background();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_after_a_panic_does_not_wait_for_what_comes_next() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let quota = Quota::per_second(1);
+        let cell = Arc::new(Cell::new(quota, [0; 16], None, 1, None, now));
+        let (asks, mut asked) = mpsc::channel(WAITING);
+        let (answer, mut heard) = oneshot::channel();
+        let ask = Ask {
+            cell,
+            cost: 1,
+            since: now,
+            answer,
+        };
+        asks.try_send(ask).unwrap();
+        tokio::select! {
+            biased;
+            () = turn_away(&mut asked) => panic!("it rests first"),
+            () = tokio::time::sleep(START / 100) => {}
+        }
+        assert_eq!(heard.try_recv(), Ok(Answer::Failed));
+        // Later ones are asked again.
+        turn_away(&mut asked).await;
+    }
 }
