@@ -273,12 +273,9 @@ mod tests {
     #[test]
     fn what_a_brake_refuses_takes_nothing_of_the_fleets_quota() {
         use crate::admit::Scope;
-        use crate::admit::fleet::{Fleet, FleetMode, Part};
-        use crate::clock::{MonotonicClock, Ticker};
+        use crate::admit::fleet::Part;
 
-        let part = Part::new(None, &Ticker::Monotonic(MonotonicClock::new()));
-        let fleet = Fleet::new("x").mode(FleetMode::Local).replicas(1);
-        part.enter(Some(&fleet)).unwrap();
+        let part = Part::of_the_only_one();
         let policies = Policies {
             default: Policy::new().quota(Quota::per_hour(1).burst(3)),
             scope: Scope::Fleet,

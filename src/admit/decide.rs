@@ -334,18 +334,15 @@ impl Admission {
 
 #[cfg(all(test, feature = "redis"))]
 mod tests {
-    use super::fleet::{Fleet, FleetMode, Part};
+    use super::fleet::Part;
     use super::*;
     use crate::admit::{Mode, Policies, Policy, Scope, Style};
     use crate::caller::Provenance;
-    use crate::clock::{MonotonicClock, Ticker};
 
     #[test]
     fn who_still_asks_a_fleet_that_is_gone_has_what_is_left_here() {
         let now = Timestamp::from_secs(1_700_000_000);
-        let part = Part::new(None, &Ticker::Monotonic(MonotonicClock::new()));
-        let fleet = Fleet::new("x").mode(FleetMode::Local).replicas(1);
-        part.enter(Some(&fleet)).unwrap();
+        let part = Part::of_the_only_one();
         let policies = Policies {
             default: Policy::new().quota(Quota::per_hour(1).burst(5)),
             scope: Scope::Fleet,

@@ -174,12 +174,11 @@ impl Episode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(t: f64) -> Event {
-        Event {
-            id: 1,
+impl Event {
+    /// For tests: a runaway of requests that has just begun, of nobody by name.
+    pub(super) fn begun(id: u64, t: f64) -> Self {
+        Self {
+            id,
             t,
             kind: Kind::RunawayStarted,
             caller: None,
@@ -195,6 +194,15 @@ mod tests {
             deploy: None,
             since: t,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(t: f64) -> Event {
+        Event::begun(1, t)
     }
 
     fn episode() -> Episode {

@@ -86,7 +86,6 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::super::episode::{Alarm, Episode};
-    use super::super::event::Harm;
     use super::super::observe::{CallerId, Load, Observed, RouteDelta, Row, Tick};
     use super::*;
     use crate::caller::Provenance;
@@ -111,21 +110,8 @@ mod tests {
             age: 0.0,
         };
         let said = Event {
-            id: u64::from(id.generation),
-            t: detector.now,
-            kind: Kind::RunawayStarted,
             caller: Some("a".into()),
-            provenance: None,
-            signal: Some(Signal::Rate),
-            route: None,
-            class: Some(Class::Ok),
-            factor: None,
-            baseline: 1.0,
-            observed: 10.0,
-            share_of_rise: None,
-            harm: Harm::None,
-            deploy: None,
-            since: detector.now,
+            ..Event::begun(u64::from(id.generation), detector.now)
         };
         let episode = Episode::open(id, "a".into(), &alarm, said, false);
         detector.episodes.push(episode);

@@ -77,7 +77,6 @@ impl Ticket {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http::Request;
 
@@ -87,20 +86,12 @@ mod tests {
     use crate::outcome::Reason;
     use crate::pipeline::exempt::Exempt;
     use crate::pipeline::{CallerSlot, Core, Entrance, Standing};
-    use crate::registry::{InferredLabel, Limits, Registry};
+    use crate::registry::{Limits, Registry};
     use crate::roster::Roster;
 
     fn core() -> Arc<Core> {
         let ticker = || Ticker::Monotonic(MonotonicClock::new());
-        let limits = Limits {
-            tracked: 10,
-            exported: 10,
-            reserved: 0,
-            pairs: 10,
-            idle: Duration::MAX,
-            inferred: InferredLabel::Hash,
-            inferred_key: Vec::new(),
-        };
+        let limits = Limits::of(10, 10);
         let roster = Arc::new(Roster::new(Vec::new()).unwrap());
         let registry = Registry::new(Arc::clone(&roster), limits, ticker());
         let exempt = Exempt::new(["/healthz"]).unwrap();

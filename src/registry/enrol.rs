@@ -70,23 +70,15 @@ mod tests {
     use crate::caller::{Provenance, Source};
     use crate::clock::{ManualClock, Ticker};
     use crate::record::route::RouteRef;
+    use crate::registry::Limits;
     use crate::registry::entry::Trust;
-    use crate::registry::{InferredLabel, Limits};
 
     const ROUNDS: usize = 10_000;
 
     #[test]
     fn a_claim_that_comes_with_the_reload_is_not_remembered_beyond_it() {
         let clock = ManualClock::at(Timestamp::from_secs(1_000));
-        let limits = Limits {
-            tracked: 100,
-            exported: 40,
-            reserved: 0,
-            pairs: 100,
-            idle: Duration::MAX,
-            inferred: InferredLabel::Hash,
-            inferred_key: Vec::new(),
-        };
+        let limits = Limits::of(100, 40);
         let roster = |account: Account| Arc::new(Roster::new(vec![account]).unwrap());
         let (open, shut) = (Account::new("a").accept_claimed(), Account::new("a"));
         let (open, shut) = (roster(open), roster(shut));

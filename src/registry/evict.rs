@@ -336,18 +336,13 @@ mod tests {
     use crate::caller::{Provenance, Source};
     use crate::clock::{ManualClock, Ticker};
     use crate::events::Signal;
-    use crate::registry::{InferredLabel, Limits, Who};
+    use crate::registry::{Limits, Who};
     use crate::roster::Roster;
 
     fn table(clock: &ManualClock) -> Registry {
         let limits = Limits {
-            tracked: 1_000,
-            exported: 40,
             reserved: 32,
-            pairs: 100,
-            idle: Duration::MAX,
-            inferred: InferredLabel::Hash,
-            inferred_key: Vec::new(),
+            ..Limits::of(1_000, 40)
         };
         let roster = Arc::new(Roster::new(Vec::new()).unwrap());
         Registry::new(roster, limits, Ticker::Other(Arc::new(clock.clone())))

@@ -80,6 +80,22 @@ pub(crate) struct Limits {
     pub(crate) inferred_key: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Limits {
+    /// For tests: room for so many callers and rows.
+    pub(crate) fn of(tracked: usize, exported: usize) -> Self {
+        Self {
+            tracked,
+            exported,
+            reserved: 0,
+            pairs: 100,
+            idle: Duration::MAX,
+            inferred: InferredLabel::Hash,
+            inferred_key: Vec::new(),
+        }
+    }
+}
+
 /// Who a request is from, as the pipeline has decided.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who<'a> {

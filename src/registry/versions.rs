@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::caller::Source;
     use crate::clock::{ManualClock, Ticker};
-    use crate::registry::{InferredLabel, Limits, Who};
+    use crate::registry::{Limits, Who};
     use crate::roster::{Account, Roster};
 
     fn version(text: &str, plain: bool) -> Option<String> {
@@ -200,15 +200,7 @@ mod tests {
     #[test]
     fn a_thousand_callers_that_invent_versions_deploy_little_together() {
         let clock = ManualClock::at(Timestamp::from_secs(7_200));
-        let limits = Limits {
-            tracked: 2_000,
-            exported: 40,
-            reserved: 0,
-            pairs: 100,
-            idle: Duration::MAX,
-            inferred: InferredLabel::Hash,
-            inferred_key: Vec::new(),
-        };
+        let limits = Limits::of(2_000, 40);
         let named = Account::new("named").accept_claimed();
         let roster = Arc::new(Roster::new(vec![named]).unwrap());
         let table = Registry::new(roster, limits, Ticker::Other(Arc::new(clock.clone())));

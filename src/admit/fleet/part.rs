@@ -128,6 +128,19 @@ impl Part {
     }
 }
 
+#[cfg(test)]
+impl Part {
+    /// For tests: the part of the only replica, without a Redis.
+    pub(crate) fn of_the_only_one() -> Self {
+        use crate::clock::MonotonicClock;
+
+        let part = Self::new(None, &Ticker::Monotonic(MonotonicClock::new()));
+        let fleet = Fleet::new("x").mode(super::FleetMode::Local).replicas(1);
+        part.enter(Some(&fleet)).unwrap();
+        part
+    }
+}
+
 impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Part").field(&*self.pool.load()).finish()
