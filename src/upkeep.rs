@@ -229,6 +229,7 @@ impl Upkeep {
     }
 
     pub(crate) fn tick(&self, now: Timestamp) {
+        self.core.ticker.keep_in_step();
         self.core.admission.tick(now);
         self.core.left_alone.sweep(now);
         self.watch.tick(&self.core, now);
