@@ -258,6 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_first_of_a_crowd_is_not_named() {
+        let mut detector = Detector::new();
+        assert_eq!(run(&mut detector, 0, 900, 40), []);
+        let mut said = Vec::new();
+        // Nine climb to threefold; the tenth, which has climbed with them, is there at once.
+        for second in 0..90 {
+            let climbs = (40 + 2 * second as u32).min(120);
+            let first = if second < 14 { climbs } else { 200 };
+            said.extend(run_of(&mut detector, 900 + second, 1, [first, climbs]));
+        }
+        let kinds: Vec<_> = said.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [Kind::Crowd], "{said:?}");
+    }
+
+    #[test]
     fn a_lull_is_a_night_when_it_has_lasted() {
         let mut detector = Detector::new();
         run(&mut detector, 0, 900, 4);

@@ -86,6 +86,7 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::super::episode::{Alarm, Episode};
+    use super::super::event::Harm;
     use super::super::observe::{CallerId, Load, Observed, RouteDelta, Row, Tick};
     use super::*;
     use crate::caller::Provenance;
@@ -118,6 +119,49 @@ mod tests {
         if let Some(state) = detector.state_mut(id) {
             state.alarms |= Signal::Rate.bit();
         }
+    }
+
+    #[test]
+    fn a_runaway_is_over_when_its_place_is_given_away_whatever_the_next_one_sends() {
+        let (mut detector, mut out) = (Detector::new(), Vec::new());
+        let mut run = |from: u64, seconds: u64, id: CallerId, name: &str, rate: u32| {
+            let mut delta = RouteDelta {
+                route: 7,
+                service_time: 0.01 * rate as f32,
+                ..RouteDelta::default()
+            };
+            delta.by_class[Class::Ok.index()] = rate;
+            let routes = [delta];
+            let callers = [Observed {
+                id,
+                name,
+                provenance: Provenance::Verified,
+                row: Row::Caller,
+                started: rate,
+                new_names: 0,
+                in_flight: 0,
+                busy: 0.01 * rate as f32,
+                routes: &routes,
+            }];
+            for second in from..from + seconds {
+                let tick = Tick {
+                    now: Timestamp::from_secs(1_000_000 + second),
+                    load: Load::default(),
+                    callers: &callers,
+                };
+                detector.tick(&tick, &mut out);
+            }
+            std::mem::take(&mut out)
+        };
+        run(0, 900, BEFORE, "a", 4);
+        let said = run(900, 20, BEFORE, "a", 80);
+        let kinds: Vec<_> = said.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds.first(), Some(&Kind::RunawayStarted), "{said:?}");
+        let said = run(920, 32, NOW, "b", 80);
+        let ended = said.iter().find(|event| event.kind == Kind::RunawayEnded);
+        let ended = ended.unwrap_or_else(|| panic!("{said:?}"));
+        assert_eq!((ended.caller.as_deref(), ended.observed), (Some("a"), 0.0));
+        assert_eq!(ended.harm, Harm::None);
     }
 
     #[test]
