@@ -150,6 +150,8 @@ async fn flood_from(
     }
     // The flood is there before the calm ones come.
     while told.refused.load(Ordering::Relaxed) < 100 {
+        let served = told.served.load(Ordering::Relaxed);
+        assert!(served < 20_000, "nothing holds the flood: {told:?}");
         tokio::task::yield_now().await;
     }
     all_calm_callers_are_served(address).await;

@@ -360,11 +360,31 @@ mod tests {
             concurrency: 5.5 * world().total,
             ..world()
         };
-        let (usual, slow) = (delay(Class::Auth, 0.0), delay_in(&slow, Class::Auth, 0.0));
-        assert!(
-            usual.unwrap() < 4.5 && slow.unwrap() >= 5.5,
-            "{usual:?} {slow:?}"
+        let hangs = World {
+            concurrency: 60.0 * world().total,
+            ..world()
+        };
+        let [usual, slow, hangs] =
+            [&world(), &slow, &hangs].map(|world| delay_in(world, Class::Auth, 0.0).unwrap());
+        assert!(usual < 4.5, "{usual}");
+        assert!((5.5..6.5).contains(&slow), "{slow}");
+        assert_eq!(
+            hangs, slow,
+            "nobody waits for longer, however long answers take"
         );
+    }
+
+    #[test]
+    fn errors_that_come_all_at_once_wait_for_those_of_others_too() {
+        let mut errors = usual();
+        let said = (0..40_u16).find(|tick| {
+            answer(&mut errors, Class::Auth, 20.0, 20.0, 0.0);
+            if tick % 4 == 3 {
+                errors.grow_older();
+            }
+            errors.excess(&world(), 0.0).is_some()
+        });
+        assert_eq!(said, Some(3));
     }
 
     #[test]

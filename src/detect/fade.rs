@@ -74,12 +74,21 @@ mod tests {
     #[test]
     fn it_smooths_as_if_it_were_worked_out_anew() {
         let mut fades = Fades::default();
-        for dt in [0.25_f32, 1.0, 0.25, 0.0, 90.0, 0.5, 3.0, 0.25, 1.0] {
-            let (mut one, mut other) = (3.0, 3.0);
-            smooth(&mut one, 2.0, dt, RECENT);
+        for dt in [0.25_f32, 0.25, 1.0, 0.25, 0.0, 90.0, 90.0, 0.5, 3.0, 0.25] {
             let fade = fades.after(dt);
-            fade.smooth(&mut other, 2.0, fade.recent, RECENT);
-            assert_eq!(one, other, "{dt}");
+            let one = [
+                (fade.recent, RECENT),
+                (fade.pace, PACE),
+                (fade.memory, MEMORY),
+            ];
+            let rates = fade.rate.into_iter().zip(rate::SCALES);
+            let holds = fade.hold.into_iter().zip(hold::SCALES);
+            for (keep, tau) in one.into_iter().chain(rates).chain(holds) {
+                let (mut one, mut other) = (3.0, 3.0);
+                smooth(&mut one, 2.0, dt, tau);
+                fade.smooth(&mut other, 2.0, keep, tau);
+                assert_eq!(one, other, "{dt} {tau}");
+            }
         }
     }
 }

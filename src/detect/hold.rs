@@ -395,7 +395,8 @@ mod tests {
 
     #[test]
     fn nobody_is_named_before_a_slow_service_would_show() {
-        assert!(delay(1, 0.0, 0.0, false).unwrap() >= RIPE - 0.25);
+        let said = delay(1, 0.0, 0.0, false).unwrap();
+        assert!((4.5..8.0).contains(&said), "{said}");
     }
 
     /// Whether five requests that are held are this caller's doing, while others hold some too.

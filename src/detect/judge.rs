@@ -232,3 +232,63 @@ pub(super) fn class_of_rise(state: &State) -> Option<Class> {
         .into_iter()
         .find(|&c| all > 0.0 && excess(c) >= 0.5 * all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Kind;
+    use super::super::observe::{CallerId, Load, Row, Tick};
+    use super::*;
+    use crate::caller::Provenance;
+    use crate::clock::Timestamp;
+
+    /// What is said of so many callers with four requests a second of 50 ms each, once their answers stop coming
+    /// while the first of them holds so many requests and the others so many each.
+    fn held(callers: u32, held: [u32; 2]) -> Vec<(Kind, Option<Signal>)> {
+        let mut usual = RouteDelta {
+            route: 7,
+            service_time: 0.05,
+            ..RouteDelta::default()
+        };
+        usual.by_class[Class::Ok.index()] = 1;
+        let usual = [usual];
+        let (mut detector, mut out) = (Detector::new(), Vec::new());
+        for tick in 0..3_660_u64 {
+            let hangs = tick >= 3_600;
+            let seen = |slot: u32| {
+                let held = held[usize::from(slot > 0)];
+                Observed {
+                    id: CallerId {
+                        slot,
+                        generation: 0,
+                    },
+                    name: "a",
+                    provenance: Provenance::Verified,
+                    row: Row::Caller,
+                    started: if hangs { 0 } else { 1 },
+                    new_names: 0,
+                    in_flight: if hangs { held } else { 0 },
+                    busy: if hangs { 0.25 * held as f32 } else { 0.05 },
+                    routes: if hangs { &[] } else { &usual },
+                }
+            };
+            let callers: Vec<_> = (0..callers).map(seen).collect();
+            let tick = Tick {
+                now: Timestamp::from_nanos(1_000_000_000_000_000 + 250_000_000 * tick),
+                load: Load::default(),
+                callers: &callers,
+            };
+            detector.tick(&tick, &mut out);
+        }
+        out.iter().map(|event| (event.kind, event.signal)).collect()
+    }
+
+    #[test]
+    fn who_holds_many_requests_is_named_unless_the_others_do_too_or_there_are_none() {
+        let named = (Kind::RunawayStarted, Some(Signal::InFlight));
+        assert_eq!(held(10, [6, 0]), [named]);
+        assert_eq!(held(10, [6, 1]), []);
+        assert_eq!(held(1, [6, 0]), []);
+        // What one holds is not held by the others.
+        assert_eq!(held(10, [30, 0]), [named]);
+    }
+}

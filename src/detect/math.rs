@@ -57,7 +57,7 @@ impl Height {
     pub(super) fn raise(&mut self, rate: f32, floor: Self) {
         let known = usize::from((*self).max(floor).0);
         if rate > RATES.get(known).copied().unwrap_or_default() {
-            *self = Self::of(rate).max(*self);
+            *self = Self::of(rate);
         }
     }
 

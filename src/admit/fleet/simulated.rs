@@ -262,6 +262,20 @@ fn replicas_share_a_quota_under_flood_within_two_percent() {
 }
 
 #[test]
+fn trap_20_a_lease_is_as_old_as_its_question() {
+    let mut world = World::new(Quota::per_second(100), 1);
+    let trip = Duration::from_millis(100);
+    world.request(0, 1);
+    world.work(false, trip);
+    world.now = START + trip;
+    world.work(false, trip);
+    assert_eq!(world.total(), 1.0);
+    let cell = &world.replicas[0].cell;
+    assert!(cell.left(START + LEASE - Duration::from_millis(1)) > 0);
+    assert_eq!(cell.left(START + LEASE), 0);
+}
+
+#[test]
 fn trap_20_what_is_not_used_lapses_and_is_not_returned() {
     let quota = Quota::per_second(10).burst(100);
     let mut world = World::new(quota, 1);
