@@ -78,7 +78,12 @@ impl StateStore for Store {
 pub(crate) struct Bucket {
     pub(super) quota: Quota,
     /// It holds one of so many equal parts of the quota.
+    #[cfg(feature = "redis")]
     parts: u32,
+    /// Nanoseconds per token.
+    period: u64,
+    /// How many tokens it holds when it is full.
+    burst: u32,
     arrival: Arc<Arrival>,
     limiter: RateLimiter<NotKeyed, Store, PipelineClock, NoOpMiddleware<Nanos>>,
     /// What an earlier, larger bucket lacks and this one cannot show: it comes to light when the quota grows again.
@@ -117,37 +122,30 @@ impl Bucket {
 
     /// A full bucket of one of so many equal parts of a quota.
     pub(super) fn share(quota: Quota, parts: u32) -> Self {
-        let cells = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let parts = parts.max(1);
-        let period = Duration::from_nanos(quota.period().saturating_mul(u64::from(parts)));
-        let limit = governor::Quota::with_period(period)
+        let period = quota.period().saturating_mul(u64::from(parts));
+        let burst = NonZeroU32::new(quota.max_burst() / parts).unwrap_or(NonZeroU32::MIN);
+        let limit = governor::Quota::with_period(Duration::from_nanos(period))
             .unwrap_or(governor::Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(cells(quota.max_burst() / parts));
+            .allow_burst(burst);
         let arrival = Arc::new(Arrival::default());
         NOW.set(0); // times are counted from the Unix epoch, not from the first request
         let limiter = RateLimiter::new(limit, Store(Arc::clone(&arrival)), PipelineClock);
         Self {
             quota,
+            #[cfg(feature = "redis")]
             parts,
+            period,
+            burst: burst.get(),
             arrival,
             limiter,
             deeper: None,
         }
     }
 
-    /// Nanoseconds per token.
-    fn period(&self) -> u64 {
-        self.quota.period().saturating_mul(u64::from(self.parts))
-    }
-
-    /// How many tokens it holds when it is full.
-    fn max_burst(&self) -> u32 {
-        (self.quota.max_burst() / self.parts).max(1)
-    }
-
     /// Nanoseconds that it takes to fill.
     fn capacity(&self) -> u64 {
-        self.period().saturating_mul(u64::from(self.max_burst()))
+        self.period.saturating_mul(u64::from(self.burst))
     }
 
     /// A bucket for a changed quota, with the tokens missing that were missing before: a change never hands out a
@@ -175,10 +173,10 @@ impl Bucket {
         let mut bucket = Self::share(quota, parts);
         let lack = before.lack(now);
         let missing = lack.tokens(now);
-        let debt = (missing * bucket.period() as f64).min(bucket.capacity() as f64);
+        let debt = (missing * bucket.period as f64).min(bucket.capacity() as f64);
         let arrival = now.as_nanos().saturating_add(debt.ceil() as u64);
         bucket.arrival.0.store(arrival, Ordering::Release);
-        bucket.deeper = (missing > f64::from(bucket.max_burst())).then_some(lack);
+        bucket.deeper = (missing > f64::from(bucket.burst)).then_some(lack);
         bucket
     }
 
@@ -197,9 +195,7 @@ impl Bucket {
     /// How long it takes until `cost` tokens are there, and takes none.
     #[cfg(feature = "redis")]
     pub(super) fn look(&self, cost: u32, now: Timestamp) -> Result<(), Duration> {
-        let wanted = self
-            .period()
-            .saturating_mul(u64::from(self.tokens_of(cost)));
+        let wanted = self.period.saturating_mul(u64::from(self.tokens_of(cost)));
         match (self.debt(now).saturating_add(wanted)).saturating_sub(self.capacity()) {
             0 => Ok(()),
             missing => Err(Duration::from_nanos(missing)),
@@ -211,12 +207,12 @@ impl Bucket {
     #[cold]
     pub(super) fn give_back(&self, cost: u32) {
         let tokens = u64::from(self.tokens_of(cost));
-        let nanos = self.period().saturating_mul(tokens);
+        let nanos = self.period.saturating_mul(tokens);
         self.arrival.0.fetch_sub(nanos, Ordering::AcqRel);
     }
 
     fn tokens_of(&self, cost: u32) -> u32 {
-        cost.clamp(1, self.max_burst())
+        cost.clamp(1, self.burst)
     }
 
     /// Nanoseconds until the bucket is full.
@@ -229,7 +225,7 @@ impl Bucket {
     pub(super) fn lack(&self, now: Timestamp) -> Lack {
         let own = Lack {
             until: self.arrival.0.load(Ordering::Acquire),
-            period: self.period(),
+            period: self.period,
         };
         let deeper = self.deeper.unwrap_or(own);
         if deeper.tokens(now) > own.tokens(now) {
@@ -245,7 +241,7 @@ impl Bucket {
 
     /// Whole tokens that are left.
     pub(super) fn left(&self, now: Timestamp) -> u64 {
-        self.capacity().saturating_sub(self.debt(now)) / self.period()
+        self.capacity().saturating_sub(self.debt(now)) / self.period
     }
 
     /// Takes tokens that were spent elsewhere, as far as there are any.
@@ -253,7 +249,7 @@ impl Bucket {
     pub(super) fn charge(&self, tokens: u64, now: Timestamp) {
         let now = now.as_nanos();
         let full = now.saturating_add(self.capacity());
-        let spent = self.period().saturating_mul(tokens);
+        let spent = self.period.saturating_mul(tokens);
         let charged = |arrival: u64| Some(arrival.max(now).saturating_add(spent).min(full));
         // Never fails: the closure always has an answer.
         let _ = self

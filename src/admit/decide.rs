@@ -16,9 +16,7 @@ use super::denial::Denial;
 use super::denial::spent;
 #[cfg(feature = "redis")]
 use super::fleet;
-#[cfg(feature = "redis")]
-use super::policy::Mode;
-use super::policy::Subject;
+use super::policy::{Mode, Subject};
 #[cfg(feature = "redis")]
 use super::quota::Quota;
 use super::refusal::Limit;
@@ -53,7 +51,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     terms: Arc<Terms>,
-    switch: Mode,
+    enforcing: bool,
     permit: Permit,
     would_refuse: Option<Reason>,
     taken: Taken,
@@ -105,7 +103,7 @@ impl Admission {
         };
         self.room.note_time(ask.now);
         let mut way = Way {
-            switch: self.mode(),
+            enforcing: self.mode() == Mode::Enforce,
             permit: Permit::new(seat),
             would_refuse: None,
             denial,
@@ -131,7 +129,7 @@ impl Admission {
                     return Verdict::Wait(Waiting {
                         quota: cell.quota,
                         terms: Arc::clone(terms),
-                        switch: way.switch,
+                        enforcing: way.enforcing,
                         permit: way.permit.kept(),
                         would_refuse: way.would_refuse,
                         taken: way.taken,
@@ -209,7 +207,7 @@ impl Admission {
     ) -> Option<Admitted> {
         let Waiting {
             terms,
-            switch,
+            enforcing,
             permit,
             would_refuse,
             taken,
@@ -218,7 +216,7 @@ impl Admission {
             ..
         } = waiting;
         let mut way = Way {
-            switch,
+            enforcing,
             permit,
             would_refuse,
             denial,

@@ -23,7 +23,8 @@ pub(super) type Admitted = (Option<Permit>, Option<Reason>);
 /// How far a request has come.
 #[derive(Debug)]
 pub(super) struct Way<'d, S: Borrow<Arc<Seat>>> {
-    pub(super) switch: Mode,
+    /// Whether the switch lets limits refuse.
+    pub(super) enforcing: bool,
     pub(super) permit: Permit<S>,
     pub(super) would_refuse: Option<Reason>,
     /// Why it is refused: written where it is read, since to move it would take longer than to make it.
@@ -39,19 +40,38 @@ pub(super) struct Way<'d, S: Borrow<Arc<Seat>>> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Denied;
 
-/// Whether a request has taken tokens, and whether of a limit that is enforced.
+/// Whose tokens a request has taken, and whether of a limit that is enforced: a bit for each [`Whose`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
     pub(super) cost: u32,
-    pub(super) of_caller: Option<bool>,
-    pub(super) of_clamp: Option<bool>,
-    pub(super) of_group: Option<bool>,
-    pub(super) of_brake: Option<bool>,
+    taken: u32,
+    enforced: u32,
+}
+
+/// The buckets that a request meets.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Caller,
+    Clamp,
+    Group,
+    Brake,
+}
+
+impl Taken {
+    fn note(&mut self, whose: Whose, enforced: bool) {
+        self.taken |= 1 << whose as u32;
+        self.enforced |= u32::from(enforced) << whose as u32;
+    }
+
+    fn of(self, whose: Whose) -> Option<bool> {
+        let bit = |bits: u32| bits & 1 << whose as u32 != 0;
+        bit(self.taken).then(|| bit(self.enforced))
+    }
 }
 
 impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
     fn enforces(&self, mode: Mode) -> bool {
-        mode.min(self.switch) == Mode::Enforce
+        self.enforcing && mode == Mode::Enforce
     }
 
     /// What a limit finds: refused for good where it is enforced, noted where it is in shadow. A limit in shadow is
@@ -75,23 +95,26 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
         Ok(())
     }
 
-    /// Takes tokens of a bucket. Says whether any were taken, and whether of a limit that is enforced.
+    /// Takes tokens of a bucket.
     #[inline]
     fn spend(
         &mut self,
         mode: Mode,
-        limit: (Which, Reason),
+        (whose, which, reason): (Whose, Which, Reason),
         bucket: &Bucket,
         now: Timestamp,
-    ) -> (Option<bool>, Result<(), Denied>) {
+    ) -> Result<(), Denied> {
         let (cost, enforced) = (self.taken.cost, self.enforces(mode));
-        let mut taken = None;
+        let mut taken = false;
         let met = self.meet(mode, |_| {
-            take(limit, bucket, cost, now)?;
-            taken = Some(enforced);
+            take((which, reason), bucket, cost, now)?;
+            taken = true;
             Ok(())
         });
-        (taken, met)
+        if taken {
+            self.taken.note(whose, enforced);
+        }
+        met
     }
 
     /// The caller's own limits, and what its provenance shares.
@@ -106,20 +129,12 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             self.meet(terms.mode, |_| block(terms, ask))?;
         }
         if let (false, Some(bucket)) = (terms.allow, bucket) {
-            let (taken, met) =
-                self.spend(terms.mode, (Which::Quota, Reason::Quota), bucket, ask.now);
-            self.taken.of_caller = taken;
-            met?;
+            let limit = (Whose::Caller, Which::Quota, Reason::Quota);
+            self.spend(terms.mode, limit, bucket, ask.now)?;
         }
         if let Some(bucket) = terms.clamp() {
-            let (taken, met) = self.spend(
-                Mode::Enforce,
-                (Which::Clamp, Reason::Quota),
-                bucket,
-                ask.now,
-            );
-            self.taken.of_clamp = taken;
-            met?;
+            let limit = (Whose::Clamp, Which::Clamp, Reason::Quota);
+            self.spend(Mode::Enforce, limit, bucket, ask.now)?;
         }
         if terms.allow {
             return Ok(());
@@ -137,9 +152,8 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             met?;
         }
         if let Some((bucket, mode)) = &terms.total {
-            let (taken, met) = self.spend(*mode, (Which::Group, Reason::Quota), bucket, ask.now);
-            self.taken.of_group = taken;
-            met?;
+            let limit = (Whose::Group, Which::Group, Reason::Quota);
+            self.spend(*mode, limit, bucket, ask.now)?;
         }
         Ok(())
     }
@@ -162,9 +176,8 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
 
     /// What a runaway is held to.
     pub(super) fn brake(&mut self, brake: &Arc<Brake>, now: Timestamp) -> Result<(), Denied> {
-        let limit = (Which::Runaway, Reason::Runaway);
-        let (taken, met) = self.spend(brake.mode, limit, &brake.bucket, now);
-        self.taken.of_brake = taken;
+        let limit = (Whose::Brake, Which::Runaway, Reason::Runaway);
+        let met = self.spend(brake.mode, limit, &brake.bucket, now);
         self.brake = Some(Arc::clone(brake));
         met?;
         let Some(max) = brake.max_in_flight else {
@@ -183,24 +196,20 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
 
     /// Refusals consume nothing; in shadow, what would be refused does not either.
     fn give_back(&self, terms: &Terms, bucket: Option<&Bucket>, wanted: impl Fn(bool) -> bool) {
-        let Taken {
-            cost,
-            of_caller,
-            of_clamp,
-            of_group,
-            of_brake,
-        } = self.taken;
-        let brake = self.brake.as_deref().map(|brake| &*brake.bucket);
-        let taken = [of_caller, of_clamp, of_group, of_brake];
-        if taken.iter().all(Option::is_none) {
+        if self.taken.taken == 0 {
             return;
         }
-        let buckets = [bucket, terms.clamp(), terms.total_bucket(), brake];
-        for (taken, bucket) in taken.into_iter().zip(buckets) {
-            if let (Some(enforced), Some(bucket)) = (taken, bucket)
+        let brake = self.brake.as_deref().map(|brake| &*brake.bucket);
+        for (whose, bucket) in [
+            (Whose::Caller, bucket),
+            (Whose::Clamp, terms.clamp()),
+            (Whose::Group, terms.total_bucket()),
+            (Whose::Brake, brake),
+        ] {
+            if let (Some(enforced), Some(bucket)) = (self.taken.of(whose), bucket)
                 && wanted(enforced)
             {
-                bucket.give_back(cost);
+                bucket.give_back(self.taken.cost);
             }
         }
     }
