@@ -64,7 +64,9 @@ where
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
         };
-        let polled = open.guard(|| inner.as_mut().poll_frame(cx));
+        let guard = open.guarded();
+        let polled = inner.as_mut().poll_frame(cx);
+        guard.passed();
         let Some(ticket) = open.get() else {
             return polled;
         };

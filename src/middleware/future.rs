@@ -160,8 +160,10 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes>,
 {
-    let result = ready!(open.guard(|| inner.poll(cx)));
-    let mut response = match result {
+    let guard = open.guarded();
+    let result = inner.poll(cx);
+    guard.passed();
+    let mut response = match ready!(result) {
         Ok(response) => response,
         Err(error) => {
             if let Some(ticket) = open.get() {

@@ -60,10 +60,14 @@ where
         };
         #[cfg(feature = "redis")]
         if open.get().is_some_and(|ticket| ticket.waits()) && is_coming(&request) {
-            let inner = Box::pin(open.guard(|| self.inner.call(request)));
+            let guard = open.guarded();
+            let inner = Box::pin(self.inner.call(request));
+            guard.passed();
             return ResponseFuture::waiting(inner, open, Arc::clone(&self.upkeep.core));
         }
-        let inner = open.guard(|| self.inner.call(request));
+        let guard = open.guarded();
+        let inner = self.inner.call(request);
+        guard.passed();
         ResponseFuture::new(inner, open)
     }
 }

@@ -237,7 +237,7 @@ impl Core {
         }
         crate::span::record_caller(caller.name());
         if let Some(header) = &self.response_header {
-            ticket.echo = Some((header.clone(), caller.clone()));
+            ticket.rare().echo = Some((header.clone(), caller.clone()));
         }
         request.extensions_mut().insert(caller);
         Entrance::Open(Open::new(ticket))

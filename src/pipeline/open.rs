@@ -59,13 +59,10 @@ impl Open {
         drop(left);
     }
 
-    /// Guards what comes next: the request ends as failed when it unwinds.
+    /// Guards what comes next, up to [`Unwinding::passed`]: the request ends as failed when it unwinds.
     #[inline]
-    pub(crate) fn guard<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let guard = Unwinding(self);
-        let done = f();
-        std::mem::forget(guard);
-        done
+    pub(crate) fn guarded(&mut self) -> Unwinding<'_> {
+        Unwinding(self)
     }
 }
 
@@ -76,7 +73,15 @@ impl Drop for Open {
     }
 }
 
-struct Unwinding<'a>(&'a mut Open);
+/// See [`Open::guarded`].
+pub(crate) struct Unwinding<'a>(&'a mut Open);
+
+impl Unwinding<'_> {
+    #[inline]
+    pub(crate) fn passed(self) {
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {

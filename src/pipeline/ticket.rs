@@ -37,8 +37,6 @@ pub(crate) struct Ticket {
     head_is_due: bool,
     /// What the request holds of limits, until it ends.
     permit: Option<Permit>,
-    /// The header of the response that tells the caller who it was taken for.
-    pub(super) echo: Option<(HeaderName, Caller)>,
 }
 
 /// Where the request is counted.
@@ -57,6 +55,8 @@ pub(super) struct Rare {
     unlearnt: Option<(Box<str>, Arc<Core>)>,
     detail: Option<ErrorDetail>,
     slot: Option<CallerSlot>,
+    /// The header of the response that tells the caller who it was taken for.
+    pub(super) echo: Option<(HeaderName, Caller)>,
 }
 
 #[derive(Debug)]
@@ -90,7 +90,6 @@ impl Ticket {
             settled: false,
             head_is_due: false,
             permit: None,
-            echo: None,
         }
     }
 
@@ -216,7 +215,8 @@ impl Ticket {
     /// Tells the caller who it was taken for, where the service wants that.
     #[inline]
     pub(crate) fn echo(&mut self, headers: &mut HeaderMap) {
-        if let Some((name, caller)) = self.echo.take()
+        if let Some(rare) = &mut self.rare
+            && let Some((name, caller)) = rare.echo.take()
             // A caller's name is visible ASCII, which every header value may hold.
             && let Ok(value) = HeaderValue::from_str(caller.name())
         {
