@@ -83,7 +83,7 @@ pub(super) fn again(
 
 impl Answer {
     /// Gives it, with a body made of the bytes, and keeps it for the thread's next time.
-    #[inline]
+    #[inline(always)]
     fn give<B>(mut self: Box<Self>, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         if self.turns < LASTING {
             self.turns += 1;
@@ -118,7 +118,7 @@ pub(crate) enum Reply {
 
 impl Reply {
     /// The response, with a body made of the bytes.
-    #[inline]
+    #[inline(always)] // where it is called from elsewhere, the response is moved twice more
     pub(crate) fn into_response<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         match self {
             Self::Kept(answer) => answer.give(body),
