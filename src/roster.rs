@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admit::{Policy, Quota};
-use crate::caller::valid_name;
+use crate::caller::{Provenance, valid_name};
 use crate::clock::Timestamp;
 
 /// A caller that the operator named.
@@ -145,12 +145,22 @@ impl Account {
         problems
     }
 
-    /// Lets this row be reached by a source that is only claimed; snapshots and events show the caller as claimed then.
+    /// Lets this row be reached by a source that is only claimed; snapshots and events show the caller as claimed then,
+    /// and it is under the policy of claimed callers where neither its own nor its tier's says more.
     /// Without it, a claim of this name is counted as `claimed:<name>`.
     #[must_use]
     pub fn accept_claimed(mut self) -> Self {
         self.accept_claimed = true;
         self
+    }
+
+    /// How sure it is that what is counted for it is its own.
+    pub(crate) fn provenance(&self) -> Provenance {
+        if self.accept_claimed {
+            Provenance::Claimed
+        } else {
+            Provenance::Verified
+        }
     }
 }
 

@@ -117,8 +117,8 @@ impl Policies {
         let anonymous = Provenance::ALL.map(|provenance| of("", provenance, false));
         let named = self
             .callers
-            .keys()
-            .map(|name| of(name, Provenance::Verified, true));
+            .iter()
+            .map(|(name, caller)| of(name, caller.provenance, true));
         for subject in anonymous.into_iter().chain(named) {
             let tables = self.tables(&subject);
             let quota = self.quota_of(&subject);

@@ -242,10 +242,12 @@ pub(crate) struct OnRunaway {
 }
 
 /// What one caller by name may do.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CallerPolicy {
     pub(crate) policy: Policy,
     pub(crate) tier: Option<String>,
+    /// Verified, or claimed where claims of the name reach it.
+    pub(crate) provenance: Provenance,
 }
 
 impl Policies {

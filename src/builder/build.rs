@@ -50,6 +50,7 @@ impl Builder {
             let policy = CallerPolicy {
                 policy: account.policy.clone(),
                 tier: account.tier.clone(),
+                provenance: account.provenance(),
             };
             self.policies.callers.insert(account.name.clone(), policy);
         }

@@ -216,6 +216,7 @@ impl Contents {
             let policy = CallerPolicy {
                 policy: account.policy.clone(),
                 tier: account.tier.clone(),
+                provenance: account.provenance(),
             };
             (account.name.clone(), policy)
         });

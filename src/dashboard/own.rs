@@ -90,11 +90,12 @@ pub(super) fn usage(callers: &Callers, name: &str, provenance: Provenance) -> Va
     });
     // Who has sent nothing yet is told what awaits it.
     let limits = limits.or_else(|| {
-        let subject = Subject {
+        let unknown = Subject {
             name,
             provenance,
             proven: provenance == Provenance::Verified,
         };
+        let subject = entry.as_ref().map_or(unknown, |entry| entry.subject());
         let (quota, _) = upkeep.core.admission.quota_of(&subject)?;
         Some(json!({ "quota": quota.rate() }))
     });

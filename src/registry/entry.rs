@@ -111,11 +111,11 @@ impl Entry {
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// Whom a policy is looked up for.
+    /// Whom a policy is looked up for. What is for the proven is not for an account that claims may reach.
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject {
             name: self.name(),
-            provenance: self.provenance(),
+            provenance: self.shown_as(),
             proven: self.trust == Trust::Verified,
         }
     }

@@ -465,3 +465,31 @@ fn an_account_that_claims_may_reach_is_shown_as_claimed() {
     rig.get("b");
     assert_eq!(shown(), [proven, proven]);
 }
+
+#[test]
+fn what_is_for_the_proven_is_not_for_an_account_that_claims_may_reach() {
+    const PROVENANCE: &str = "\n[provenance.verified]\nquota = \"9/h\"\nburst = 9\n\
+        [provenance.claimed]\nquota = \"4/h\"\nburst = 4\ntotal = \"6/s\"\n";
+    let all = |callers: &str| format!("{callers}{PROVENANCE}");
+    let file = File::new(&all("[caller.a]\n[caller.b]\naccept = \"claimed\"\n"));
+    let rig = rig(&file);
+    let claims = |name, requests| {
+        let answers = (0..requests).map(|_| rig.ask(claimed(name)));
+        answers.filter(|answer| answer.0 == 200).count()
+    };
+    assert_eq!(rig.burst("a", 12), 9);
+    assert_eq!(claims("b", 12), 4);
+    assert_eq!(claims("c", 12), 2, "what is left to all that claim");
+    // Its own table still says more, and another reload makes it proven.
+    let own = "[caller.b]\naccept = \"claimed\"\nquota = \"9/h\"\nburst = 9\n";
+    reload(&rig, &file, &all(own));
+    assert_eq!(rig.caller("b").policy.unwrap().burst, Some(9));
+    reload(&rig, &file, &all("[caller.b]\n"));
+    assert_eq!(rig.burst("b", 12), 5, "four are spent");
+    // What the table of claims says is wrong where it is laid over the account's.
+    file.write(&all(
+        "[caller.b]\naccept = \"claimed\"\ncost.\"GET /\" = 7\n",
+    ));
+    let error = rig.callers.reload([&file.0]).unwrap_err().to_string();
+    assert!(error.contains("above the burst"), "{error}");
+}
