@@ -1,7 +1,7 @@
 //! The brake on a caller in a runaway: a quota beside its own, set by detection and taken away by it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Admission;
 use super::bucket::Bucket;
@@ -16,18 +16,30 @@ use crate::lock::lock;
 pub(crate) struct Brake {
     pub(super) bucket: Arc<Bucket>,
     pub(super) max_in_flight: Option<u32>,
+    /// Requests in flight that came before it, and so have no place under it.
+    older: AtomicU32,
     pub(super) mode: Mode,
+}
+
+impl Brake {
+    /// How many requests in flight may have a place under it.
+    pub(super) fn places(&self) -> Option<u32> {
+        let older = self.older.load(Ordering::Acquire);
+        self.max_in_flight.map(|max| max.saturating_sub(older))
+    }
 }
 
 impl Admission {
     /// Holds a caller to a quota, and to requests in flight where those are what runs away, until it is released. It
-    /// has one brake: another takes the place of the first, and what was spent under that is spent.
+    /// has one brake: another takes the place of the first, and what was spent under that is spent. `in_flight` says
+    /// how many requests it has in flight.
     pub(crate) fn brake(
         &self,
         seat: &Seat,
         quota: Quota,
         max_in_flight: Option<u32>,
         mode: Mode,
+        in_flight: impl Fn() -> u64,
         now: Timestamp,
     ) {
         let _one_at_a_time = lock(&self.changing);
@@ -35,15 +47,31 @@ impl Admission {
             Some(before) => before.bucket.under(quota, now),
             None => Arc::new(Bucket::new(quota)),
         };
+        // A brake in shadow would take what it would have refused for what is in flight.
+        let counts = mode.min(self.mode()) == Mode::Enforce && max_in_flight.is_some();
+        let older = if counts { older(seat, in_flight) } else { 0 };
         let brake = Brake {
             bucket,
             max_in_flight,
+            older: older.into(),
             mode,
         };
         if seat.brake.swap(Some(Arc::new(brake))).is_none() {
             self.brakes.fetch_add(1, Ordering::AcqRel);
         }
         self.set_gate();
+    }
+
+    /// What came before the brake ends by and by. Call it a few times a second.
+    pub(crate) fn look_at_brake(&self, seat: &Seat, in_flight: impl Fn() -> u64) {
+        let brake = seat.brake.load();
+        if let Some(brake) = &*brake
+            && brake.older.load(Ordering::Acquire) > 0
+        {
+            brake
+                .older
+                .fetch_min(older(seat, in_flight), Ordering::AcqRel);
+        }
     }
 
     /// Takes the brake away.
@@ -54,6 +82,22 @@ impl Admission {
         }
         self.set_gate();
     }
+}
+
+/// Of so many requests in flight, those that have no place under the brake and are no streams, which count apart.
+fn older(seat: &Seat, in_flight: impl Fn() -> u64) -> u32 {
+    let apart = || {
+        let streams = match seat.terms().and_then(|terms| terms.max_streams()) {
+            Some(_) => seat.streams.load(Ordering::Acquire),
+            None => 0,
+        };
+        u64::from(seat.braked.load(Ordering::Acquire)) + u64::from(streams)
+    };
+    // Requests come and go meanwhile: rather one too many, until the next look.
+    let before = apart();
+    let in_flight = in_flight();
+    let older = in_flight.saturating_sub(before.min(apart()));
+    u32::try_from(older).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -84,14 +128,18 @@ mod tests {
         Admission::new(policies, Mode::Enforce, Style::default(), NOW)
     }
 
+    fn held(admission: &Admission, seat: &Seat) {
+        admission.brake(seat, Quota::per_hour(1), None, Mode::Enforce, || 0, NOW);
+    }
+
     /// What becomes of three requests of a caller with a brake on, and of so many after it is released, while another
     /// has one on.
     fn refused(admission: &Admission, after: usize) -> Vec<Option<Reason>> {
         let other = admission.seat(&subject("other"));
-        admission.brake(&other, Quota::per_hour(1), None, Mode::Enforce, NOW);
+        held(admission, &other);
         let subject = subject("a");
         let seat = admission.seat(&subject);
-        admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce, NOW);
+        held(admission, &seat);
         (0..3 + after)
             .map(|request| {
                 if request == 3 {
@@ -142,7 +190,14 @@ mod tests {
         /// Two in flight at most.
         fn brake(&self, mode: Mode) {
             let quota = Quota::per_second(100);
-            self.admission.brake(&self.seat, quota, Some(2), mode, NOW);
+            let in_flight = || self.open.len() as u64;
+            self.admission
+                .brake(&self.seat, quota, Some(2), mode, in_flight, NOW);
+        }
+
+        fn look(&self) {
+            let in_flight = || self.open.len() as u64;
+            self.admission.look_at_brake(&self.seat, in_flight);
         }
 
         /// Why they were refused, or would have been.
@@ -217,21 +272,35 @@ mod tests {
             let Slow {
                 admission, seat, ..
             } = &slow;
-            admission.brake(seat, quota, None, Mode::Enforce, NOW);
+            admission.brake(seat, quota, None, Mode::Enforce, || 0, NOW);
             assert_eq!(slow.send(2), spent, "{rate}");
         }
     }
 
     #[test]
     fn what_was_in_flight_before_the_brake_counts() {
-        let mut slow = Slow::under(Policy::new().max_in_flight(10));
-        assert_eq!(slow.send(5), [LET_IN; 5]);
-        slow.brake(Mode::Enforce);
-        assert_eq!(slow.send(1), [REFUSED]);
-        slow.open.drain(..3);
-        assert_eq!(slow.send(1), [REFUSED]);
-        slow.open.pop();
-        assert_eq!(slow.send(2), [LET_IN, REFUSED]);
+        for policy in [
+            Policy::new(),
+            Policy::new().max_in_flight(10),
+            Policy::new().max_in_flight(10).shadow(),
+        ] {
+            let mut slow = Slow::under(policy);
+            assert_eq!(slow.send(5), [LET_IN; 5]);
+            slow.brake(Mode::Enforce);
+            assert_eq!(slow.send(1), [REFUSED]);
+            slow.open.drain(..3);
+            slow.look();
+            assert_eq!(slow.send(1), [REFUSED]);
+            slow.open.pop();
+            slow.look();
+            assert_eq!(slow.send(2), [LET_IN, REFUSED]);
+            // Another brake: what has a place under the first has one under it.
+            slow.brake(Mode::Enforce);
+            assert_eq!(slow.send(1), [REFUSED]);
+            slow.open.remove(0);
+            slow.look();
+            assert_eq!(slow.send(2), [LET_IN, REFUSED]);
+        }
     }
 
     #[test]
@@ -252,7 +321,7 @@ mod tests {
         let seat = admission.seat(&subject("a"));
         for _ in 0..2 {
             assert_eq!(admission.gate(), Gate::Open);
-            admission.brake(&seat, Quota::per_hour(1), None, Mode::Enforce, NOW);
+            held(&admission, &seat);
             assert_eq!(admission.gate(), Gate::Guarded);
             admission.release(&seat);
         }

@@ -108,7 +108,6 @@ impl Admission {
             would_refuse: None,
             denial,
             taken: Taken::default(),
-            ahead: 0,
             brake: None,
         };
         let (measure, cost) = terms.measure(ask.method, ask.template);
@@ -221,7 +220,6 @@ impl Admission {
             would_refuse,
             denial,
             taken,
-            ahead: 0, // the brake was met before
             brake,
         };
         // What was taken of the caller's was taken from the fleet.

@@ -53,17 +53,15 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
         self.in_flight || self.brake || self.ceiling
     }
 
-    /// Takes one of the caller's `max` places. Says how many requests had one before: fewer than `max` where it has
-    /// one now.
-    pub(super) fn take_place(&mut self, max: u32) -> u32 {
-        let (before, taken) = take(&self.seat().in_flight, max);
-        self.in_flight = taken;
-        before
+    /// Takes one of the caller's `max` places. Says whether there was one.
+    pub(super) fn take_place(&mut self, max: u32) -> bool {
+        self.in_flight = take(&self.seat().in_flight, max);
+        self.in_flight
     }
 
     /// Takes one of the `max` places that the brake leaves. Says whether there was one.
     pub(super) fn take_brake_place(&mut self, max: u32) -> bool {
-        (_, self.brake) = take(&self.seat().braked, max);
+        self.brake = take(&self.seat().braked, max);
         self.brake
     }
 
@@ -99,14 +97,13 @@ impl<S: Borrow<Arc<Seat>>> Permit<S> {
     }
 }
 
-/// One of `max` places: how many were taken before, and whether there was one left.
-fn take(places: &AtomicU32, max: u32) -> (u32, bool) {
-    let before = places.fetch_add(1, Ordering::AcqRel);
-    let taken = before < max;
+/// Takes one of `max` places, if there is one left.
+fn take(places: &AtomicU32, max: u32) -> bool {
+    let taken = places.fetch_add(1, Ordering::AcqRel) < max;
     if !taken {
         places.fetch_sub(1, Ordering::AcqRel);
     }
-    (before, taken)
+    taken
 }
 
 impl Permit {

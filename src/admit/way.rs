@@ -30,8 +30,6 @@ pub(super) struct Way<'d, S: Borrow<Arc<Seat>>> {
     /// Why it is refused: written where it is read, since to move it would take longer than to make it.
     pub(super) denial: &'d mut Option<Denial>,
     pub(super) taken: Taken,
-    /// How many requests of its caller it found in flight, as far as a limit of the caller's own counts them.
-    pub(super) ahead: u32,
     /// What it was held by in a runaway.
     pub(super) brake: Option<Arc<Brake>>,
 }
@@ -140,16 +138,12 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
             return Ok(());
         }
         if let Some(max) = terms.max_in_flight {
-            let mut ahead = 0;
-            let met = self.meet(terms.mode, |permit| {
-                ahead = permit.take_place(max);
-                if ahead < max {
+            self.meet(terms.mode, |permit| {
+                if permit.take_place(max) {
                     return Ok(());
                 }
                 Err(Denial::in_flight(max))
-            });
-            self.ahead = ahead;
-            met?;
+            })?;
         }
         if let Some((bucket, mode)) = &terms.total {
             let limit = (Whose::Group, Which::Group, Reason::Quota);
@@ -180,14 +174,11 @@ impl<S: Borrow<Arc<Seat>>> Way<'_, S> {
         let met = self.spend(brake.mode, limit, &brake.bucket, now);
         self.brake = Some(Arc::clone(brake));
         met?;
-        let Some(max) = brake.max_in_flight else {
+        let (Some(max), Some(places)) = (brake.max_in_flight, brake.places()) else {
             return Ok(());
         };
-        // A brake that refuses also sees what was in flight before it came. In shadow it would take what it would have
-        // refused for what is in flight.
-        let over = self.enforces(brake.mode) && self.ahead >= max;
         self.meet(brake.mode, |permit| {
-            if !over && permit.take_brake_place(max) {
+            if permit.take_brake_place(places) {
                 return Ok(());
             }
             Err(Denial::in_flight(max).of_runaway())

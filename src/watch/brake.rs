@@ -199,6 +199,9 @@ impl Inner {
                 held.rule = rule;
                 let (entry, said) = (Arc::clone(&held.entry), Arc::clone(&open.said));
                 self.enforce(&entry, &said, log, core, now);
+            } else if let Some(seat) = held.entry.seat() {
+                let open = || held.entry.totals().in_flight();
+                core.admission.look_at_brake(seat, open);
             }
             return;
         }
@@ -261,8 +264,9 @@ impl Inner {
             let Limits {
                 in_flight, mode, ..
             } = limits;
+            let open = || entry.totals().in_flight();
             core.admission
-                .brake(seat, limits.quota(), in_flight, mode, now);
+                .brake(seat, limits.quota(), in_flight, mode, open, now);
         } else if let Some(seat) = entry.seat() {
             core.admission.release(seat);
         }

@@ -344,8 +344,9 @@ fn few_requests_that_hang_are_held_whatever_the_caller_may_have_in_flight() {
         world.run(seconds(30));
         let reports = world.table.caller("reports");
         // What is quick goes on beside it.
-        let more = reports.counts.in_flight - before;
-        assert!(more <= 5, "{shown}: {more} more in flight");
+        let held = before.max(5);
+        let now = reports.counts.in_flight;
+        assert!(now <= held, "{shown}: {now} in flight, {before} before");
         let refused = reports.counts.refused;
         assert!(refused[Reason::Runaway] > 20, "{shown}: {refused:?}");
         assert_eq!(refused.total(), refused[Reason::Runaway], "{shown}");
