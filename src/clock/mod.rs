@@ -6,6 +6,7 @@ mod counter;
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time: nanoseconds since the Unix epoch, never running backwards within one [`Clock`].
@@ -96,6 +97,9 @@ pub trait Clock: Send + Sync + 'static {
 /// The clock of production: the wall clock at its creation, carried on by the monotonic clock, so that a
 /// correction of the wall clock never bends a duration. Where the system's monotonic clock is made of the processor's
 /// counter, as on most machines with Linux, that is read, and brought in step four times a second.
+///
+/// Where the wall clock is set, or the machine sleeps, a warning says by how much the two have parted: times of events
+/// and dates of blocks stay by the wall clock of the start until the service is restarted.
 #[derive(Clone, Copy, Debug)]
 pub struct MonotonicClock {
     /// What the wall clock would have shown when the counting began.
@@ -114,6 +118,41 @@ impl MonotonicClock {
         Self {
             origin: Timestamp::from(SystemTime::now()) - since,
         }
+    }
+}
+
+impl MonotonicClock {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "one of the two places that read the time"
+    )]
+    fn keep_in_step(self) {
+        static PARTED: Parted = Parted(AtomicI64::new(0));
+        counter::keep_in_step();
+        if let Some(seconds) = PARTED.by(SystemTime::now().into(), self.now()) {
+            tracing::warn!(
+                seconds,
+                "callerid: the wall clock was set since the start, or the machine has slept; times of events and dates of \
+                 blocks are off by so much until the service is restarted"
+            );
+        }
+    }
+}
+
+/// By how many seconds the wall clock was ahead when that was said last.
+struct Parted(AtomicI64);
+
+impl Parted {
+    /// What is worth saying: a second is less than anybody looks at.
+    const WORTH: i64 = 2;
+
+    /// By how many seconds the wall clock is ahead, where that is news.
+    fn by(&self, wall: Timestamp, own: Timestamp) -> Option<i64> {
+        let seconds = |time: Timestamp| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let ahead = seconds(wall) - seconds(own);
+        let news = (ahead - self.0.load(Ordering::Relaxed)).abs() >= Self::WORTH;
+        news.then(|| self.0.store(ahead, Ordering::Relaxed))
+            .map(|()| ahead)
     }
 }
 
@@ -146,7 +185,7 @@ impl ManualClock {
     /// Moves the clock forward and returns the new time.
     pub fn advance(&self, by: Duration) -> Timestamp {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.0.fetch_add(by, std::sync::atomic::Ordering::AcqRel);
+        let before = self.0.fetch_add(by, Ordering::AcqRel);
         Timestamp::from_nanos(before.saturating_add(by))
     }
 }
@@ -154,7 +193,7 @@ impl ManualClock {
 #[cfg(any(test, feature = "replay", feature = "test-util"))]
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_nanos(self.0.load(std::sync::atomic::Ordering::Acquire))
+        Timestamp::from_nanos(self.0.load(Ordering::Acquire))
     }
 }
 
@@ -178,8 +217,8 @@ impl Ticker {
 impl Ticker {
     /// Brings the clock in step with the system's. Call it a few times a second.
     pub(crate) fn keep_in_step(&self) {
-        if let Self::Monotonic(_) = self {
-            counter::keep_in_step();
+        if let Self::Monotonic(clock) = self {
+            clock.keep_in_step();
         }
     }
 }
@@ -221,6 +260,22 @@ pub(crate) fn date_of(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wall_clock_that_was_set_is_said_once() {
+        let parted = Parted(AtomicI64::new(0));
+        let at = Timestamp::from_secs;
+        let said = [
+            (1_000, 1_000),
+            (1_001, 1_000),
+            (1_060, 1_000),
+            (1_061, 1_001),
+            (900, 1_002),
+            (1_003, 1_003),
+        ]
+        .map(|(wall, own)| parted.by(at(wall), at(own)));
+        assert_eq!(said, [None, None, Some(60), None, Some(-102), Some(0)]);
+    }
 
     #[test]
     fn days_and_dates_agree_for_a_thousand_years() {
