@@ -326,8 +326,8 @@ fn take_in_hand(replica: &Demo) {
 }
 
 /// Three replicas of the demo with its crowds and its outage, a broken configuration, a Redis that dies, a stranger with
-/// many names, who harms nobody, and somebody who takes the culprit in hand: there is nothing left that an expression
-/// could be silent about.
+/// many names, who harms nobody, and somebody who takes the culprit in hand: there is nothing left but one that an
+/// expression could be silent about.
 #[test]
 fn every_expression_answers_of_a_demo_in_an_incident() {
     let place =
@@ -360,8 +360,12 @@ fn every_expression_answers_of_a_demo_in_an_incident() {
             .flat_map(|group| group["rules"].as_array().unwrap().clone());
         (groups.len() == 2).then(|| rules.collect::<Vec<_>>())
     });
-    assert_eq!(rules.len(), 17);
+    assert_eq!(rules.len(), 26);
     let mut waiting = shipped(&rules);
+    // A burst that is little to the fleet is no part of the demo: the rules' own cases have one.
+    let before = waiting.len();
+    waiting.retain(|expr| !expr.contains("callerid_runaway{signal!=\"rate\"}"));
+    assert_eq!(waiting.len(), before - 1);
     let all = waiting.len();
 
     invent_names(replicas[0].address, 0..150);
@@ -415,7 +419,7 @@ fn every_expression_answers_of_a_demo_in_an_incident() {
         // What is in somebody's hand pages nobody: so only once all else has answered.
         if !broken
             && waiting.iter().all(|expr| {
-                expr.contains("callerid_runaway:quorum and on")
+                expr.contains("callerid_runaway:fleet and on (job, caller) job_caller")
                 || expr.contains(
                     "== 1 unless on (job, caller) max by (job, caller) (callerid_runaway_pages)",
                 )
